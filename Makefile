@@ -71,10 +71,10 @@ chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTE
 		$(CARGO) test --test chaos -- --nocapture --include-ignored $(root_only) $(ARGS)
 
 siege: bootstrap-tests ## Every known attack on a replica under a memory limit, in full (needs an idle machine)
-	$(CARGO) build -p mana-dev
-	$(CARGO) test $(profile) -p mana-sync --test siege --no-run
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --release --workspace --test siege --no-run
 	ulimit -n $$(ulimit -Hn) && SIEGE=long $(TARGET)/debug/mana-dev with-postgres -- \
-		$(CARGO) test $(profile) -p mana-sync --test siege -- --nocapture --test-threads 1 $(ARGS)
+		$(CARGO) test --release --workspace --test siege -- --nocapture --test-threads 1 $(ARGS)
 
 rollout: bootstrap-tests ## Rehearse a rollout behind HAProxy, nginx and Caddy, for as long as a real one takes
 	@scripts/check-ops --install

@@ -5,13 +5,16 @@
 //! not read or send. Small reservations have a separate lane, so they do not wait for large ones: a few large requests
 //! of several users may take the whole budget. Each user has only a share of this lane too; small reservations beyond
 //! it come out of the main budget. Unauthenticated clients have a budget of their own, shared by address
-//! ([`MemoryBudget::of_address`]).
+//! ([`MemoryBudget::of_address`]), in which only so many wait: a connection costs something while it does.
 
 use crate::protocol::UserKey;
+use futures_util::poll;
 use prometheus::IntGauge;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
@@ -28,6 +31,10 @@ const FOR_SMALL: usize = 8;
 /// one user gets this fraction of that, and at least enough for one small reservation.
 const SMALL_SHARE: usize = 32;
 
+/// Maximum number of unauthenticated clients that wait for memory at the same time: each keeps a connection's buffers of
+/// about 16 KiB meanwhile.
+const MAX_WAITING_UNAUTHENTICATED: usize = 1_000;
+
 /// The memory for one purpose, shared by all users.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget(Arc<Inner>);
@@ -37,6 +44,8 @@ struct Inner {
     total: usize,
     units: Arc<Semaphore>,
     small: SmallLane,
+    /// Places for reservations that wait.
+    waiting: Semaphore,
     /// The users that hold memory, or are about to.
     users: Mutex<HashMap<UserKey, Weak<UserShare>>>,
     /// The bytes reserved.
@@ -86,11 +95,16 @@ impl MemoryBudget {
 
     /// Like [`MemoryBudget::new`], with a different maximum for small reservations.
     pub fn with_small(bytes: usize, small: usize, reserved: IntGauge) -> MemoryBudget {
+        MemoryBudget::with_waiting(bytes, small, Semaphore::MAX_PERMITS, reserved)
+    }
+
+    fn with_waiting(bytes: usize, small: usize, waiting: usize, reserved: IntGauge) -> MemoryBudget {
         let total = bytes / UNIT;
         let lane = total / FOR_SMALL;
         let small = SmallLane { max: small / UNIT, total: lane, units: Arc::new(Semaphore::new(lane)) };
         let units = Arc::new(Semaphore::new(total));
-        MemoryBudget(Arc::new(Inner { total, units, small, users: Mutex::default(), reserved }))
+        let waiting = Semaphore::new(waiting);
+        MemoryBudget(Arc::new(Inner { total, units, small, waiting, users: Mutex::default(), reserved }))
     }
 
     /// Returns a user's share.
@@ -100,7 +114,7 @@ impl MemoryBudget {
 
     /// Creates a budget for unauthenticated clients. `reserved` shows how many bytes are taken.
     pub fn of_unauthenticated(bytes: usize, reserved: IntGauge) -> MemoryBudget {
-        MemoryBudget::with_small(bytes, 0, reserved)
+        MemoryBudget::with_waiting(bytes, 0, MAX_WAITING_UNAUTHENTICATED, reserved)
     }
 
     /// Returns the share of an address. Clients whose address is not known either, because they come through a load
@@ -145,8 +159,18 @@ impl MemoryBudget {
 
 impl UserBudget {
     /// Waits for this many bytes, first come, first served. A request for more than the whole share waits for all of
-    /// it. Returns `None` if the budget is closed.
+    /// it. Returns `None` if too many wait already.
     pub async fn reserve(&self, bytes: usize) -> Option<Reservation> {
+        let mut reserving = pin!(self.reserve_in_turn(bytes));
+        if let Poll::Ready(reserved) = poll!(&mut reserving) {
+            return reserved;
+        }
+        let _place = self.0.budget.0.waiting.try_acquire().ok()?;
+        reserving.await
+    }
+
+    async fn reserve_in_turn(&self, bytes: usize) -> Option<Reservation> {
+        // The semaphores are never closed.
         let units = self.units_of(bytes);
         let share = self.0.clone();
         let of_user = share.units.clone().acquire_many_owned(units).await.ok()?;
@@ -266,118 +290,4 @@ impl Drop for Reservation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::FutureExt;
-
-    const MIB: usize = 1 << 20;
-
-    fn budget(mib: usize) -> MemoryBudget {
-        MemoryBudget::new(mib * MIB, IntGauge::new("reserved", "for the test").unwrap())
-    }
-
-    fn reserved(budget: &MemoryBudget) -> usize {
-        budget.0.reserved.get() as usize
-    }
-
-    #[tokio::test]
-    async fn one_user_gets_a_share_and_waits_for_what_it_holds_itself() {
-        let budget = budget(48);
-        let (alice, bob) = (budget.of(UserKey::of("alice")), budget.of(UserKey::of("bob")));
-        let mut held = alice.reserve(10 * MIB).await.unwrap();
-        assert_eq!(reserved(&budget), 10 * MIB);
-        let again = budget.of(UserKey::of("alice"));
-        assert!(again.reserve(3 * MIB).now_or_never().is_none(), "a share is 12 MiB");
-        let of_bob = bob.reserve(100 * MIB).now_or_never().flatten().expect("another user has a share too");
-        let mut other = again.reserve(MIB).await.unwrap();
-        assert!(!alice.resize(&mut other, 3 * MIB), "not so much is left");
-        assert!(again.grow(&mut other, 3 * MIB).now_or_never().is_none());
-        assert!(again.grow(&mut other, 2 * MIB).now_or_never().flatten().is_some());
-        assert_eq!(reserved(&budget), 24 * MIB);
-        drop(other);
-        assert!(alice.resize(&mut held, MIB));
-        assert_eq!(reserved(&budget), 13 * MIB);
-        assert!(alice.reserve(11 * MIB).now_or_never().is_some());
-        drop((held, of_bob));
-        assert_eq!(reserved(&budget), 0);
-        let last = bob.reserve(MIB).await;
-        drop((alice, again, bob));
-        assert_eq!(budget.users().len(), 1, "what is held keeps its share");
-        drop(last);
-        assert!(budget.users().is_empty(), "nothing is kept of users who have left");
-    }
-
-    #[tokio::test]
-    async fn those_who_have_not_authenticated_share_all_of_their_budget_and_an_address_has_a_part_of_it() {
-        let gauge = IntGauge::new("reserved", "for the test").unwrap();
-        let all = MemoryBudget::of_unauthenticated(40 * MIB, gauge.clone());
-        let address = |last| all.of_address(Some(IpAddr::from([192, 0, 2, last])));
-        let held = [address(1).reserve(MIB).await.unwrap(), address(1).reserve(11 * MIB).await.unwrap()];
-        assert!(address(1).reserve(MIB).now_or_never().is_none(), "a share is 12 MiB");
-        assert!(address(2).reserve(12 * MIB).now_or_never().is_some(), "another address has a share too");
-        drop(held);
-        let budget = all.of_address(None);
-        let held = budget.reserve(30 * MIB).await.unwrap();
-        assert!(all.of_address(None).reserve(11 * MIB).now_or_never().is_none());
-        assert_eq!(gauge.get() as usize, 30 * MIB);
-        drop(held);
-        assert!(budget.reserve(100 * MIB).now_or_never().is_some(), "all there is");
-        assert_eq!(gauge.get(), 0);
-    }
-
-    #[tokio::test]
-    async fn all_together_get_what_there_is() {
-        let budget = budget(24);
-        let users = ["a", "b", "c"].map(|user| budget.of(UserKey::of(user)));
-        let held = [users[0].reserve(12 * MIB).await, users[1].reserve(12 * MIB).await];
-        assert!(users[2].reserve(MIB).now_or_never().is_none());
-        let mut small = users[2].reserve(1).now_or_never().flatten().expect("what is small does not wait for it");
-        assert!(!users[2].resize(&mut small, MIB) && users[2].grow(&mut small, MIB).now_or_never().is_none());
-        assert!(users[2].resize(&mut small, SMALL));
-        drop(held);
-        assert!(users[2].grow(&mut small, MIB).now_or_never().flatten().is_some());
-        assert_eq!((small.of_small.is_some(), reserved(&budget)), (false, MIB));
-        assert!(users[2].resize(&mut small, 1));
-        drop(small);
-        assert_eq!(reserved(&budget), 0);
-        assert_eq!(budget.0.units.available_permits(), budget.0.total, "all of it is back where it came from");
-        assert_eq!(budget.0.small.units.available_permits(), budget.0.total / FOR_SMALL);
-    }
-
-    #[tokio::test]
-    async fn one_user_gets_a_share_of_what_there_is_for_small_ones_and_the_rest_from_the_whole() {
-        let budget = budget(128);
-        let (alice, bob) = (budget.of(UserKey::of("alice")), budget.of(UserKey::of("bob")));
-        let mut held = Vec::new();
-        for _ in 0..1_000 {
-            held.push(alice.reserve(8 << 10).await.unwrap());
-        }
-        let small = &budget.0.small.units;
-        let left = small.available_permits() * UNIT;
-        assert_eq!(left, 16 * MIB - MIB / 2, "a thirty-second of the lane");
-        assert!(bob.reserve(SMALL).now_or_never().flatten().is_some());
-        // A reservation that outgrows the small share moves to the main budget, and releases what it had.
-        let first = &mut held[0];
-        assert!(first.of_small.is_some());
-        assert!(alice.resize(first, 9 << 10) && first.of_small.is_none());
-        assert!(alice.grow(first, 64 << 10).now_or_never().is_some());
-        assert_eq!(small.available_permits() * UNIT, left + (8 << 10));
-        // A reservation that shrinks makes room for another.
-        assert!(alice.resize(&mut held[1], 4 << 10));
-        let another = alice.reserve(12 << 10).await.unwrap();
-        assert!(another.of_small.is_some());
-        drop((held, another));
-        assert_eq!((small.available_permits() * UNIT, reserved(&budget)), (16 * MIB, 0));
-        assert_eq!(budget.0.units.available_permits(), budget.0.total);
-    }
-
-    #[tokio::test]
-    async fn a_budget_says_what_is_small_and_what_is_larger_than_all_there_is_for_it_is_not() {
-        let gauge = IntGauge::new("reserved", "for the test").unwrap();
-        let budget = MemoryBudget::with_small(MIB, MIB, gauge);
-        let alice = budget.of(UserKey::of("alice"));
-        let small = alice.reserve(MIB / FOR_SMALL).now_or_never().flatten().unwrap();
-        let large = alice.reserve(MIB / FOR_SMALL + 1).now_or_never().flatten().unwrap();
-        assert!(small.of_small.is_some() && large.of_small.is_none());
-    }
-}
+mod tests;
