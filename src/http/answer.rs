@@ -13,7 +13,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use std::any::Any;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ pub(super) const LEAST: usize = 32 << 10;
 const ATTEMPTS: usize = 4;
 /// An answer without a page of up to this many bytes is covered by the fixed cost of its connection.
 const FREE: usize = 4 << 10;
-/// Bytes handed to the transport at once; it asks for more when they are on their way.
+/// Bytes handed to the transport, or to the compressor, in one turn: it asks for more when they are on their way, and
+/// other tasks run in between.
 const CHUNK: usize = 64 << 10;
 
 /// Reads a page into memory that is reserved for it, including while reading. The page ends where memory runs out; if
@@ -154,7 +155,7 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
             (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), rest))
         });
         // A compressor polls once more after the end.
-        Body::from_stream(chunks.fuse())
+        Body::from_stream(in_turns(chunks).fuse())
     } else {
         Body::from(text)
     };
@@ -164,6 +165,17 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
         Some(reservation) => holding(reservation, response),
         None => response,
     }
+}
+
+/// Lets other tasks run between the parts of a body. A compressor takes all that it is given before it hands over
+/// anything, and a client may read as fast as it is written.
+fn in_turns<T>(parts: impl Stream<Item = T>) -> impl Stream<Item = T> {
+    parts.enumerate().then(async |(index, part)| {
+        if index > 0 {
+            tokio::task::yield_now().await;
+        }
+        part
+    })
 }
 
 /// A part of an answer that the transport has not written yet. It keeps what is held for the answer.
@@ -188,6 +200,41 @@ pub(super) fn hold_until_taken(mut response: Response) -> Response {
             let piece = |bytes| Bytes::from_owner(Piece { bytes, _held: held.clone() });
             bytes.map(piece)
         });
-        Body::from_stream(pieces)
+        Body::from_stream(in_turns(pieces))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compression;
+    use super::*;
+    use axum::extract::Request;
+    use axum::http::header::ACCEPT_ENCODING;
+    use axum::routing::{MethodRouter, get};
+    use futures_util::poll as once;
+    use http_body_util::BodyExt;
+    use std::pin::pin;
+    use std::task::Poll;
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn other_tasks_run_while_an_answer_is_compressed_and_written() {
+        const CHUNKS: usize = 40;
+        let route: MethodRouter =
+            compression::pages(get(async || holding((), response("x".repeat(CHUNKS * CHUNK), None))));
+        for encoding in ["identity", "gzip", "br", "zstd"] {
+            let request = Request::get("/").header(ACCEPT_ENCODING, encoding).body(Body::empty()).unwrap();
+            let mut body = hold_until_taken(route.clone().oneshot(request).await.unwrap()).into_body();
+            let (mut turns, mut bytes) = (0, 0);
+            loop {
+                match once!(pin!(body.frame())) {
+                    Poll::Pending => turns += 1,
+                    Poll::Ready(Some(frame)) => bytes += frame.unwrap().into_data().unwrap().len(),
+                    Poll::Ready(None) => break,
+                }
+            }
+            assert_eq!(bytes == CHUNKS * CHUNK, encoding == "identity", "{encoding}: {bytes} bytes");
+            assert!(turns >= CHUNKS - 1, "{encoding}: {turns} turns");
+        }
+    }
 }

@@ -7,7 +7,6 @@
 //! A client that accepts none of our encodings, not even `identity`, gets an uncompressed answer all the same, as it
 //! does for every small answer. By then its request has been processed: a 406 would report a stored push as refused.
 
-use super::AppState;
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use axum::routing::MethodRouter;
@@ -22,7 +21,7 @@ const LEAST: u64 = 2048;
 pub(super) const WORKING_MEMORY: usize = 1 << 20;
 
 /// Adds compression to a route that answers with pages.
-pub(super) fn pages(route: MethodRouter<AppState>) -> MethodRouter<AppState> {
+pub(super) fn pages<S: Clone + Send + Sync + 'static>(route: MethodRouter<S>) -> MethodRouter<S> {
     let compression = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(LEAST));
     // The first layer is the outermost.
     route.layer((MapResponseLayer::new(give_status_back), compression, MapResponseLayer::new(note_status)))

@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) overrun: Option<Overrun>,
     /// Bytes to which the WebSocket's buffer has grown, if it has. It does not shrink, so they stay reserved.
     pub(super) grown: usize,
+    /// True if there was nothing to read since the last request began.
+    pub(super) has_paused: bool,
 }
 
 /// The budget that memory is reserved from.
@@ -91,6 +93,7 @@ impl Meter {
             reservation: None,
             overrun: None,
             grown: 0,
+            has_paused: true,
         }))
     }
 
@@ -106,11 +109,13 @@ impl Meter {
     }
 
     /// Marks the head as complete: whoever answers the request bounds what follows. The head itself, and its
-    /// reservation, are held for as long as it is being answered.
-    pub(super) fn begin_request(&self) {
+    /// reservation, are held for as long as it is being answered. Returns true if the request came right behind another
+    /// one, before the connection had nothing to read.
+    pub(super) fn begin_request(&self) -> bool {
         let mut state = self.state();
         state.stage = Stage::Unmetered;
         state.unfinished = 0;
+        !std::mem::take(&mut state.has_paused)
     }
 
     /// Moves the head's reservation to the share of the user who sent it, waiting until that share has room.

@@ -6,6 +6,7 @@ use super::AppState;
 use super::answer::holding;
 use super::connection::address_of;
 use super::error::ApiError;
+use crate::limits::turns::Turns;
 use crate::places::Places;
 use crate::telemetry::Metrics;
 use axum::extract::State;
@@ -23,12 +24,14 @@ const MAX_UNREAD: usize = 64;
 
 /// The metrics, on a public port.
 pub(super) fn endpoint() -> MethodRouter<AppState> {
-    let unread = Places::new(MAX_UNREAD);
+    let (unread, turns) = (Places::new(MAX_UNREAD), Turns::default());
     get(async move |State(state): State<AppState>, extensions: Extensions, headers: HeaderMap| {
         let place = unread.enter(address_of(&extensions)).ok_or_else(|| {
             state.metrics.refused.with_label_values(&["scrapes"]).inc();
             ApiError::Busy
         })?;
+        // It takes longer than anything else that anybody may request.
+        turns.next().await;
         encode(&state.metrics, &headers).map(|answer| holding(place, answer))
     })
 }

@@ -13,6 +13,7 @@ use super::transport::{ReadLimits, Transport};
 use crate::budget::MemoryBudget;
 use crate::config::Config;
 use crate::limits::addresses::{AddressPlace, Addresses, AskedFor};
+use crate::limits::turns::Turns;
 use crate::places::Places;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
@@ -66,6 +67,8 @@ pub struct Server {
     /// For input from clients that have not authenticated yet.
     unauthenticated: MemoryBudget,
     addresses: Addresses,
+    /// For requests that come one right behind another.
+    pipelined: Turns,
     /// True if balancers name their clients with the PROXY protocol.
     proxy_protocol: bool,
 }
@@ -100,7 +103,19 @@ impl Server {
         let unauthenticated = MemoryBudget::of_unauthenticated(bytes, reserved);
         let places = Arc::new(Semaphore::new(config.max_connections as usize));
         let refusals = Places::new(MAX_REFUSALS);
-        Server { router, shutdown, metrics, limits, places, refusals, unauthenticated, addresses, proxy_protocol }
+        let pipelined = Turns::default();
+        Server {
+            router,
+            shutdown,
+            metrics,
+            limits,
+            places,
+            refusals,
+            unauthenticated,
+            addresses,
+            pipelined,
+            proxy_protocol,
+        }
     }
 
     /// Accepts connections until the replica stops accepting.
@@ -171,10 +186,11 @@ impl Server {
         }
         let stream = Transport::new(stream, connection.clone(), self.limits.write, self.limits.read);
         let (router, closing, limits) = (self.router.clone(), self.shutdown.closing.clone(), self.limits);
+        let pipelined = self.pipelined.clone();
         let (balancer, metrics) = (balancer.map(|balancer| (self.addresses.clone(), balancer)), self.metrics.clone());
         self.shutdown.connections.spawn(async move {
             let service = service_fn(move |mut request: Request<Incoming>| {
-                connection.meter().begin_request();
+                let pipelined = connection.meter().begin_request().then(|| pipelined.clone());
                 request.extensions_mut().insert(connection.clone());
                 let client = match &balancer {
                     Some((addresses, balancer)) => client_place(addresses, *balancer, &metrics, &request),
@@ -184,6 +200,10 @@ impl Server {
                 // Boxed, because hyper reserves room for this future as long as the connection lives, including while
                 // it streams.
                 Box::pin(async move {
+                    if let Some(turns) = pipelined {
+                        // Otherwise a connection would answer many of them while everybody else waits.
+                        turns.next().await;
+                    }
                     let answered = match client {
                         Ok(client) => {
                             let _until_answered = client.clone();
@@ -272,3 +292,6 @@ where
     // A client that does not wait for the answer does not need it.
     let _ = timeout(REFUSAL_TIMEOUT, serving).await;
 }
+
+#[cfg(test)]
+mod tests;

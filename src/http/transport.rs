@@ -8,11 +8,13 @@
 //! time is told so: 503, or a WebSocket close with 1013.
 //!
 //! A WebSocket's reader goes on for as long as there is something to read and no message is complete, and a frame may
-//! be as short as six bytes. So the connection lets other tasks run after a few of them.
+//! be as short as six bytes. So the connection lets other tasks run after a few of them, wherever they come from: its
+//! socket, or what was read from there along with the request before them.
 
 use super::connection::Connection;
 use super::meter::{Overrun, Stage};
 use crate::budget::Reservation;
+use bytes::Bytes;
 use std::io::{Error, ErrorKind, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -51,6 +53,8 @@ pub(super) struct Transport {
     connection: Connection,
     limits: ReadLimits,
     reserving: Option<Reserving>,
+    /// What was read behind the request that made this a WebSocket, until it has been read as messages.
+    ahead: Option<Box<Bytes>>,
     /// Bytes of messages that were read in this turn.
     read_in_turn: usize,
 }
@@ -59,7 +63,12 @@ impl Transport {
     pub(super) fn new(stream: TcpStream, connection: Connection, write: Duration, limits: ReadLimits) -> Transport {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write));
-        Transport { stream: Box::pin(stream), connection, limits, reserving: None, read_in_turn: 0 }
+        Transport { stream: Box::pin(stream), connection, limits, reserving: None, ahead: None, read_in_turn: 0 }
+    }
+
+    /// Makes these bytes the next to be read.
+    pub(super) fn read_again(&mut self, bytes: &[u8]) {
+        self.ahead = (!bytes.is_empty()).then(|| Box::new(Bytes::copy_from_slice(bytes)));
     }
 
     /// Its place, and its meter.
@@ -102,6 +111,18 @@ impl Transport {
         }
         Poll::Ready(Err(Error::new(ErrorKind::OutOfMemory, Overrun::NoMemory)))
     }
+
+    /// Reads what is next, from memory or the socket.
+    fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let Some(ahead) = &mut self.ahead else {
+            return Pin::new(&mut (&mut self.stream).take(READ_AT_ONCE)).poll_read(cx, buf);
+        };
+        buf.put_slice(&ahead.split_to(ahead.len().min(buf.remaining())));
+        if ahead.is_empty() {
+            self.ahead = None;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl AsyncRead for Transport {
@@ -114,13 +135,14 @@ impl AsyncRead for Transport {
         }
         ready!(this.poll_room(cx))?;
         let before = buf.filled().len();
-        let Poll::Ready(read) = Pin::new(&mut (&mut this.stream).take(READ_AT_ONCE)).poll_read(cx, buf) else {
-            this.read_in_turn = 0;
-            return Poll::Pending;
-        };
-        read?;
-        let bytes = buf.filled().len() - before;
+        let read = this.poll_next(cx, buf);
         let mut state = this.connection.meter().state();
+        if read.is_pending() {
+            this.read_in_turn = 0;
+            state.has_paused = true;
+        }
+        ready!(read)?;
+        let bytes = buf.filled().len() - before;
         state.unfinished += bytes;
         if state.stage.is_of_messages() {
             this.read_in_turn += bytes;
@@ -206,6 +228,29 @@ mod tests {
         // It is due again although nothing arrives meanwhile: this read is not woken by anything else.
         let mut rest = [0; 2 * MESSAGE_BYTES_PER_TURN];
         tokio::time::timeout(Duration::from_secs(10), transport.read_exact(&mut rest)).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_came_with_the_request_is_read_in_turns_as_well() {
+        let (mut transport, mut client) = connected().await;
+        transport.connection().meter().begin_messages();
+        transport.read_again(&[b'x'; 2 * MESSAGE_BYTES_PER_TURN]);
+        client.write_all(b"yz").await.unwrap();
+        transport.stream.get_ref().readable().await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(read_in_a_turn(&mut transport).await, MESSAGE_BYTES_PER_TURN);
+        }
+        assert_eq!(read_in_a_turn(&mut transport).await, 2, "what is on the socket comes last");
+    }
+
+    #[tokio::test]
+    async fn a_request_behind_another_is_told_from_one_after_a_pause() {
+        let (mut transport, _client) = connected().await;
+        let connection = transport.connection().clone();
+        assert!(!connection.meter().begin_request());
+        assert!(connection.meter().begin_request());
+        assert_eq!(read_in_a_turn(&mut transport).await, 0);
+        assert!(!connection.meter().begin_request());
     }
 
     #[tokio::test]

@@ -89,11 +89,11 @@ async fn open(upgraded: Upgraded) -> Box<Socket> {
     // Every connection comes from our own server, which only makes transports.
     match upgraded.downcast::<TokioIo<Transport>>() {
         Ok(parts) => {
-            let transport = parts.io.into_inner();
+            let mut transport = parts.io.into_inner();
             transport.connection().meter().begin_messages();
-            // Copied, because it is next to nothing in a buffer of 8 KiB that would live as long as the socket.
-            let read = parts.read_buf.to_vec();
-            Box::new(WebSocketStream::from_partially_read(transport, read, Role::Server, Some(config)).await)
+            // Copied, because it is next to nothing in a buffer of 8 KiB.
+            transport.read_again(&parts.read_buf);
+            Box::new(WebSocketStream::from_raw_socket(transport, Role::Server, Some(config)).await)
         }
         Err(_) => unreachable!("connections are served as TokioIo<Transport>"),
     }

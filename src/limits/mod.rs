@@ -6,6 +6,7 @@
 //! - [`polls`]: readers that poll without a pause.
 //! - [`heavy`]: work that would occupy a thread for long.
 //! - [`reads`]: the share of the database that one user's reads may use.
+//! - [`turns`]: work that anybody may request, one piece at a time.
 //!
 //! Connections are limited where they are accepted, sessions where they join, memory in [`crate::budget`].
 //! `docs/limits.md` says which limit protects from what.
@@ -18,6 +19,7 @@ pub mod heavy;
 pub mod polls;
 mod rate;
 pub mod reads;
+pub mod turns;
 pub mod users;
 
 use std::time::Duration;

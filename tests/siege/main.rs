@@ -6,7 +6,7 @@
 //! run: one attack after another, each measured ── the table in docs/faults.md
 //! bodies, readers, unauthenticated, clients: the attacks     relatives: variants elsewhere
 //! storm: what is left after very many came and went    kept: what connections keep of what was sent on them
-//! operators: questions about what users stored
+//! operators: questions about what users stored    turns: clients that leave no turn to others
 //! ```
 //! By default a short form runs, which checks the replica's memory, answers and survival. `make siege` runs all of it
 //! (`SIEGE=long`), and also checks its times: for a machine that does nothing else.
@@ -23,4 +23,5 @@ mod relatives;
 mod replica;
 mod run;
 mod storm;
+mod turns;
 mod unauthenticated;

@@ -1,7 +1,7 @@
 //! Runs one attack after another against one replica: it survives, stays within its memory, and others do not notice.
 
 use crate::replica::{LimitedReplica, MEMORY, Others, is_long};
-use crate::{bodies, clients, readers, relatives, unauthenticated};
+use crate::{bodies, clients, readers, relatives, turns, unauthenticated};
 use std::time::Duration;
 
 /// Maximum time of a probe, and by which factor others' pushes may slow down, on an otherwise idle machine.
@@ -11,6 +11,9 @@ const SLOWER: u32 = 2;
 const NOISE: Duration = Duration::from_millis(15);
 /// Maximum time of anything on a busy machine.
 const BUSY: Duration = Duration::from_secs(10);
+/// Maximum time of half of others' pushes while clients do all that they can to leave them no turn. A push took several
+/// seconds when it had to wait for what hundreds of connections wanted at once, and takes a tenth of one now.
+const TURNS: Duration = Duration::from_secs(1);
 /// How long others are measured before the first attack.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -124,4 +127,19 @@ async fn a_replica_stands_the_relatives_of_these_attacks() {
     attack!("a user with as many apps and tables as there may be, who is erased", relatives::erased(&replica));
     attack!("a device that wrote all fields of records with long names", readers::long_own_names(&replica));
     attack!("pages of 4 MB for everybody at once, not read by some", readers::large_pages(&replica));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_never_pause_leave_turns_to_others() {
+    let (replica, quiet) = start().await;
+    let check = |row: Row| {
+        judge(&row, &quiet);
+        assert!(row.pushes.0 < TURNS, "{}: half of others' pushes took {:?} or more", row.name, row.pushes.0);
+    };
+    let user = replica.cluster.user();
+    for (name, request) in turns::requests(&user) {
+        check(watch(&replica, name, Box::pin(turns::without_answers(&replica, &request))).await);
+    }
+    let compressed = Box::pin(turns::compressed_pages(&replica));
+    check(watch(&replica, "pages of 10 MB that become very small, read at once", compressed).await);
 }

@@ -1,0 +1,65 @@
+//! Work that anybody may request at no cost to them, and as often as they like (G6).
+//!
+//! The runtime's tasks have their turns one after another, and a push needs several turns. What hundreds of connections
+//! request at the same moment would be done before everybody else's next turn. So such work is done one piece at a time,
+//! each in a turn after those of all tasks that are ready by then.
+
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+
+/// The turns of one kind of work. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    /// Waits for a turn. What the caller does next, until it waits for something else, is done in it.
+    pub async fn next(&self) {
+        // The semaphore is never closed. Waiting in line costs others nothing.
+        let _first_in_line = self.0.acquire().await;
+        yield_now().await;
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns(Arc::new(Semaphore::new(1)))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use futures_util::future::join_all;
+    use std::future::poll_fn;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Poll;
+
+    /// Runs a task that is always ready, and counts its turns.
+    pub(crate) fn count_turns() -> Arc<AtomicUsize> {
+        let turns = Arc::<AtomicUsize>::default();
+        let counted = turns.clone();
+        tokio::spawn(poll_fn::<(), _>(move |cx| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        turns
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turns_between_any_two_pieces() {
+        let (others, turns, done) = (count_turns(), Turns::default(), Mutex::new(Vec::new()));
+        let work = async || {
+            for _ in 0..5 {
+                turns.next().await;
+                done.lock().unwrap().push(others.load(Ordering::Relaxed));
+            }
+        };
+        join_all((0..10).map(|_| work())).await;
+        let done = done.into_inner().unwrap();
+        assert_eq!(done.len(), 50);
+        assert!(done.is_sorted_by(|one, next| one < next), "{done:?}");
+    }
+}
