@@ -11,9 +11,10 @@ const SLOWER: u32 = 2;
 const NOISE: Duration = Duration::from_millis(15);
 /// Maximum time of anything on a busy machine.
 const BUSY: Duration = Duration::from_secs(10);
-/// Maximum time of half of others' pushes while clients do all that they can to leave them no turn. A push took several
-/// seconds when it had to wait for what hundreds of connections wanted at once, and takes a tenth of one now.
+/// Maximum time of 99 in 100 of others' pushes while clients do all that they can to leave them no turn, and its maximum
+/// as a multiple of what they take otherwise, on a busy machine.
 const TURNS: Duration = Duration::from_secs(1);
+const BUSIER: u32 = 10;
 /// How long others are measured before the first attack.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -134,7 +135,12 @@ async fn clients_that_never_pause_leave_turns_to_others() {
     let (replica, quiet) = start().await;
     let check = |row: Row| {
         judge(&row, &quiet);
-        assert!(row.pushes.0 < TURNS, "{}: half of others' pushes took {:?} or more", row.name, row.pushes.0);
+        let (took, allowed) = (row.pushes.1, TURNS.max(quiet.pushes.1 * BUSIER));
+        assert!(
+            took < allowed,
+            "{}: of others' pushes one in a hundred took {took:?}, allowed are {allowed:?}",
+            row.name
+        );
     };
     let user = replica.cluster.user();
     for (name, request) in turns::requests(&user) {

@@ -54,7 +54,7 @@ pub fn requests(user: &User) -> [(&'static str, String); 5] {
 /// Sends a request again and again on each of many connections, without waiting for the answers.
 pub async fn without_answers(replica: &LimitedReplica, request: &str) {
     let many_of_them = request.repeat((32 << 10) / request.len());
-    join_all((0..many(300, 150)).map(|_| without_pause(replica, many_of_them.as_bytes()))).await;
+    join_all((0..many(300, 200)).map(|_| without_pause(replica, many_of_them.as_bytes()))).await;
 }
 
 /// Pages of 10 MB that become very small, for clients that read as fast as they can.
