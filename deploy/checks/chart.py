@@ -29,10 +29,11 @@ VARIANTS = {
     "an image, places and memory": {
         "image": {"repository": "registry.example.com/other", "tag": "1.2.3", "pullPolicy": "Always"},
         "imagePullSecrets": [{"name": "registry"}],
-        "nodeSelector": {"disk": "fast"},
+        # Kubernetes takes only strings here; values files and `--set` make numbers and booleans of what looks like one.
+        "nodeSelector": {"disk": "fast", "generation": 7},
         "tolerations": [{"key": "sync", "operator": "Exists"}],
         "priorityClassName": "high",
-        "podAnnotations": {"example.com/team": "sync"},
+        "podAnnotations": {"example.com/team": "sync", "example.com/scrape": True, "example.com/version": 20260101.0},
         "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
         "config": {"MAX_CONNECTIONS": 50000},
     },

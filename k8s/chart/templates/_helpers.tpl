@@ -3,6 +3,11 @@
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{/* A value as a string. Numbers in values files are floats, and large ones would be written with an exponent. */}}
+{{- define "mana-sync.text" -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ printf "%.0f" . }}{{ else }}{{ toString . }}{{ end }}
+{{- end }}
+
 {{/* The settings as strings: those of the base, overridden by those of the values. */}}
 {{- define "mana-sync.config" -}}
 {{- $config := dict }}
@@ -12,9 +17,7 @@
 {{- $_ := set $config $parts._0 $parts._1 }}
 {{- end }}
 {{- range $name, $value := .Values.config }}
-{{- /* Numbers in values files are floats, and large ones would be written with an exponent. */}}
-{{- if and (kindIs "float64" $value) (eq $value (floor $value)) }}{{ $value = printf "%.0f" $value }}{{ end }}
-{{- $_ := set $config $name (toString $value) }}
+{{- $_ := set $config $name (include "mana-sync.text" $value) }}
 {{- end }}
 {{- range list "JWKS_URL" "MANA_CREDITS_URL" }}
 {{- if not (get $config .) }}{{ fail (printf "config.%s must be set" .) }}{{ end }}
@@ -34,9 +37,12 @@
 {{- $_ := set .secretRef "name" $secret.existing }}
 {{- end }}
 {{- end }}
-{{- range $name := list "imagePullSecrets" "nodeSelector" "tolerations" "priorityClassName" }}
+{{- range $name := list "imagePullSecrets" "tolerations" "priorityClassName" }}
 {{- with index $root.Values $name }}{{ $_ := set $spec $name . }}{{ end }}
 {{- end }}
+{{- $labels := dict }}
+{{- range $name, $value := $root.Values.nodeSelector }}{{ $_ := set $labels $name (include "mana-sync.text" $value) }}{{ end }}
+{{- with $labels }}{{ $_ := set $spec "nodeSelector" . }}{{ end }}
 {{- end }}
 
 {{/* The admin port. Takes the values and the server's container, to which it adds what components/admin adds. */}}
