@@ -17,8 +17,8 @@ FACTOR = int(os.environ.get("FACTOR", 20))
 AT_ONCE = int(os.environ.get("AT_ONCE", 6))
 # Time before anything breaks, so that a window of an hour is full: the longest window of the alerts that page first.
 WARM_UP = float(os.environ.get("WARM_UP", 3600 / FACTOR))
-# Our slowest alert takes half an hour, including its preconditions; and some more.
-WATCHED = float(os.environ.get("WATCHED", 2400 / FACTOR))
+# Our slowest alert takes about forty minutes, including its preconditions; and some more.
+WATCHED = float(os.environ.get("WATCHED", 3000 / FACTOR))
 
 
 def main(names):
