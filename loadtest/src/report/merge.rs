@@ -36,11 +36,11 @@ pub enum MergeError {
         /// When the other one began.
         began: String,
     },
-    /// A report is given twice.
-    #[error("the report of {started_at} is given twice")]
+    /// A report is given twice, by itself or as a part of a merged one.
+    #[error("{generator} is given twice, by itself or as a part of a merged report")]
     Twice {
-        /// When it began.
-        started_at: String,
+        /// The generator's run, as [`Report::generators`] names it.
+        generator: String,
     },
     /// The time of a report cannot be read.
     #[error("{started_at:?} is not a time")]
@@ -57,6 +57,7 @@ pub fn merge(reports: &[Report]) -> Result<Report, MergeError> {
     let first = reports.iter().min_by_key(|report| &report.started_at).ok_or(MergeError::Nothing)?;
     let mut merged = Report { series: Vec::new(), operations: Vec::new(), checks: Vec::new(), ..first.clone() };
     merged.thresholds.clear();
+    merged.merged_from.clear();
     let mut seconds = BTreeMap::new();
     for (report, number) in reports.iter().zip(1..) {
         if report.name != first.name {
@@ -70,9 +71,11 @@ pub fn merge(reports: &[Report]) -> Result<Report, MergeError> {
         if later > first.phases.iter().map(|phase| phase.end_seconds).fold(0.0, f64::max) {
             return Err(MergeError::Apart { first: first.started_at.clone(), began: report.started_at.clone() });
         }
-        if reports[..number - 1].contains(report) {
-            return Err(MergeError::Twice { started_at: report.started_at.clone() });
+        let generators = report.generators();
+        if let Some(generator) = generators.iter().find(|one| merged.merged_from.contains(one)) {
+            return Err(MergeError::Twice { generator: generator.clone() });
         }
+        merged.merged_from.extend(generators);
         for operation in &report.operations {
             add_operation(&mut merged.operations, operation);
         }

@@ -57,6 +57,9 @@ pub struct Report {
     pub generator: Generator,
     /// The timeline, second by second.
     pub series: Vec<Second>,
+    /// The generators' runs that were merged into this report, as [`Report::generators`] names them; empty if it is of
+    /// one generator.
+    pub merged_from: Vec<String>,
 }
 
 impl Report {
@@ -69,6 +72,16 @@ impl Report {
     /// True if a second ended within a measured phase.
     pub fn is_measured(&self, second: &Second) -> bool {
         Phase::any_measured(&self.phases, second)
+    }
+
+    /// Names the runs of generators in this report, each differently from all others: its own, or those that were merged.
+    pub fn generators(&self) -> Vec<String> {
+        if !self.merged_from.is_empty() {
+            return self.merged_from.clone();
+        }
+        let done: u64 = self.operations.iter().map(|operation| operation.counts.done).sum();
+        let cpu = self.generator.cpu_seconds;
+        vec![format!("{} to {}: {done} done with {cpu} s of CPU", self.started_at, self.ended_at)]
     }
 
     /// Returns the operation with this name.

@@ -52,3 +52,22 @@ fn what_is_not_of_one_run_is_refused() {
     timeless.started_at = "yesterday".to_owned();
     assert!(matches!(merge(&[timeless]), Err(MergeError::Time { .. })));
 }
+
+#[test]
+fn a_merged_report_is_merged_with_others_but_not_with_one_of_its_parts() {
+    let run = |second: u32| mana_load::report::Report {
+        started_at: format!("2026-01-02T03:04:{second:02}.000Z"),
+        ratios: Vec::new(),
+        growth: Vec::new(),
+        ..usual(60, 1.0)
+    };
+    let done = |report: &mana_load::report::Report| report.operations.iter().map(|one| one.counts.done).sum::<u64>();
+    let some = merge(&[run(1), run(2)]).unwrap();
+    for part in [run(1), run(2), merge(&[run(2), run(3)]).unwrap(), some.clone()] {
+        assert!(matches!(merge(&[some.clone(), part.clone()]), Err(MergeError::Twice { .. })));
+        assert!(matches!(merge(&[part, some.clone()]), Err(MergeError::Twice { .. })));
+    }
+    let all = merge(&[run(3), some.clone()]).unwrap();
+    assert_eq!((all.merged_from.len(), done(&all)), (3, 3 * done(&run(1))));
+    assert!(matches!(merge(&[all, run(1)]), Err(MergeError::Twice { .. })));
+}
