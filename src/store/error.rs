@@ -36,9 +36,9 @@ pub enum StoreError {
         /// The table.
         table: &'static str,
     },
-    /// Row-level security hides changes from the replicas' role.
+    /// Row-level security hides changes, or heads, from the replicas' role.
     #[error(
-        "row-level security hides rows of sync_changes from the role of DATABASE_URL: give it a policy that lets it see all of them (deploy/row_level_security.sql has one), or turn it off"
+        "row-level security hides rows of sync_changes or sync_heads from the role of DATABASE_URL: give it a policy that lets it see all of them (deploy/row_level_security.sql has one), or turn it off"
     )]
     Hidden,
     /// A change is larger than anything that is ever read; neither a push nor a program's insert can store one.

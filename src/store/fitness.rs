@@ -3,6 +3,7 @@
 
 use super::StoreError;
 use super::layout::{Layout, LayoutState};
+use super::visibility::all_rows_are_open;
 use crate::db::{DbError, Pool, Sql};
 use tokio_postgres::types::Type;
 
@@ -31,6 +32,11 @@ pub enum Unfit {
     /// A right is missing.
     #[error("the role of DATABASE_URL lacks rights: {0} (deploy/grants.sql grants all that it needs)")]
     Rights(String),
+    /// Row-level security keeps rows from the role.
+    #[error(
+        "row-level security restricts the role of DATABASE_URL: {0} (deploy/row_level_security.sql has policies that let it see and write all rows; or turn it off)"
+    )]
+    Restricted(String),
     /// A right needed for trimming is missing. Everything else works without it.
     #[error(
         "the role of DATABASE_URL lacks rights to trim: {0} (deploy/grants.sql grants all that it needs; COMPACT_AFTER_MS=0 turns trimming off)"
@@ -65,6 +71,7 @@ impl Unfit {
             Unfit::Standby
                 | Unfit::ReadOnly
                 | Unfit::Rights(_)
+                | Unfit::Restricted(_)
                 | Unfit::TrimmingRights(_)
                 | Unfit::SchemaRights(_)
                 | Unfit::OtherDatabase
@@ -94,14 +101,11 @@ pub struct Fitness {
 /// A replica's connections outside its pool: one to listen, one to publish.
 const BESIDE_POOL: i32 = 2;
 
-/// The missing rights, or some of them. Reads only the catalogs, because the contents of a schema without USAGE cannot
-/// be named.
-///
-/// `$1`: the schemas of the buckets; empty if the tables are found through the search path, or would be. A problem in
-/// one bucket affects only its own users, so rights count as missing only if every bucket lacks some.
-macro_rules! missing_rights {
+/// Where a replica's tables are: the schemas in `$1`, those of the buckets; if it is empty, where the search path leads,
+/// or would.
+macro_rules! places {
     () => {
-        "(with place as (
+        "place as (
             select n.oid, quote_ident(n.nspname) as schema, quote_ident(n.nspname) || '.' as prefix
             from pg_namespace n where n.nspname = any($1::name[])
             union all
@@ -115,18 +119,62 @@ macro_rules! missing_rights {
               and not has_schema_privilege(n.oid, 'USAGE')
               and n.nspname = any(select replace(btrim(path, ' \"'), '$user', session_user)::name
                                   from unnest(string_to_array(current_setting('search_path'), ',')) path)
-        ), missing as (
+        )"
+    };
+}
+
+/// The tables, what a replica does with them, and how policies name that.
+macro_rules! needed {
+    () => {
+        "(values ('sync_heads', 'SELECT', 'r'), ('sync_heads', 'INSERT', 'a'), ('sync_heads', 'UPDATE', 'w'),
+                 ('sync_changes', 'SELECT', 'r'), ('sync_changes', 'INSERT', 'a'), ('sync_history', 'SELECT', 'r'),
+                 ('sync_erased', 'SELECT', 'r'), ('sync_layout', 'SELECT', 'r'), ('sync_anchor', 'SELECT', 'r'))
+             as needed (name, privilege, command)"
+    };
+}
+
+/// The missing rights, or some of them. Reads only the catalogs, because the contents of a schema without USAGE cannot
+/// be named. A problem in one bucket affects only its own users, so rights count as missing only if every bucket lacks
+/// some.
+macro_rules! missing_rights {
+    () => {
+        concat!(
+            "(with ",
+            places!(),
+            ", missing as (
             select place.oid as place, 'USAGE on schema ' || schema as what from place where not has_schema_privilege(oid, 'USAGE')
             union all
             select place.oid, needed.privilege || ' on ' || prefix || needed.name
-            from place cross join (values ('sync_heads', 'SELECT'), ('sync_heads', 'INSERT'), ('sync_heads', 'UPDATE'),
-                                          ('sync_changes', 'SELECT'), ('sync_changes', 'INSERT'), ('sync_history', 'SELECT'),
-                                          ('sync_erased', 'SELECT'), ('sync_layout', 'SELECT'), ('sync_anchor', 'SELECT')) as needed (name, privilege)
+            from place cross join ",
+            needed!(),
+            "
             left join pg_class c on c.relnamespace = place.oid and c.relname = needed.name::name
             where not coalesce(has_table_privilege(c.oid, needed.privilege), needed.name in ('sync_layout', 'sync_anchor'))
         )
         select string_agg(what, ', ') from (select what from missing limit 8) as first_ones
         where (select count(distinct place) from missing) >= cardinality($1))"
+        )
+    };
+}
+
+/// What row-level security does not let the role do with all rows, or some of it, in the same way.
+macro_rules! restricted {
+    () => {
+        concat!(
+            "(with ",
+            places!(),
+            ", restricted as (
+            select place.oid as place, needed.privilege || ' on ' || prefix || needed.name as what
+            from place cross join ",
+            needed!(),
+            " join pg_class c on c.relnamespace = place.oid and c.relname = needed.name::name and c.relkind in ('r', 'p')
+            where not ",
+            all_rows_are_open!("c.oid", "needed.command"),
+            "
+        )
+        select string_agg(what, ', ') from (select what from restricted limit 8) as first_ones
+        where (select count(distinct place) from restricted) >= cardinality($1))"
+        )
     };
 }
 
@@ -163,7 +211,8 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
        (select buckets from sync_layout where one), (select is_moving from sync_layout where one),
        (select on_citus from sync_layout where one), case when $2 then ",
         missing_trimming_rights!(),
-        " end"
+        " end, ",
+        restricted!()
     ),
     types: &[Type::TEXT_ARRAY, Type::BOOL],
 };
@@ -213,7 +262,11 @@ impl FitnessCheck {
         } else if is_read_only {
             Some(Unfit::ReadOnly)
         } else {
-            rights.map(Unfit::Rights).or(row.try_get::<_, Option<String>>(9)?.map(Unfit::TrimmingRights))
+            let (trimming, restricted): (Option<String>, Option<String>) = (row.try_get(9)?, row.try_get(10)?);
+            rights
+                .map(Unfit::Rights)
+                .or(restricted.map(Unfit::Restricted))
+                .or(trimming.map(Unfit::TrimmingRights))
         };
         if matches!(unfit, Some(Unfit::Standby | Unfit::ReadOnly)) && self.pool.has_choice() {
             // Another one of its hosts is the primary now.

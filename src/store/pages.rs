@@ -55,7 +55,7 @@ impl Pages {
     ///
     /// # Errors
     /// [`StoreError::Hidden`] if there may be more of them, which the role does not see: the page's cursor would lead past
-    /// these.
+    /// these, or to the beginning.
     pub(super) async fn read_rows<'m>(
         &self,
         query: &'static Sql,
@@ -67,7 +67,8 @@ impl Pages {
         let writes = request.is_for_answer && !request.own.is_answer();
         let sink = || PageRows::new(memory, self.limits.bytes as usize, writes);
         let rows = traced::run_into(&self.pool, traced::PAGE, query, parameters, &sink).await?.finish()?;
-        if rows.is_walled {
+        // Without a head there is no log yet, or the head is hidden.
+        if rows.is_walled || rows.head == 0 {
             self.visibility.check(&self.pool).await?;
         }
         Ok(rows)

@@ -1,8 +1,9 @@
 //! Makes sure that row-level security hides no changes from replicas (G2).
 //!
 //! Hidden rows are no error for PostgreSQL: a reader would be told that there is nothing, with a cursor past changes that
-//! it never got. So every page says whether row-level security applies to the replicas' role. If it does, there must be a
-//! policy that lets the role see all rows, as that of `deploy/row_level_security.sql`.
+//! it never got; and with a hidden head, that the database had gone back to an earlier state. So every page says whether
+//! row-level security applies to the replicas' role. If it does, there must be a policy that lets the role see all rows,
+//! as that of `deploy/row_level_security.sql`. Readiness asks the same, also about writing ([`super::fitness`]).
 
 use super::StoreError;
 use crate::db::{Pool, Sql};
@@ -13,19 +14,42 @@ use tokio::time::Instant;
 /// How long it is taken for granted that the policies are as they were.
 const LASTS: Duration = Duration::from_secs(1);
 
-/// True if the policies let the role see all changes.
+/// The condition that row-level security lets the role do something with all rows of a table: the table's oid, and `r`
+/// to read, `a` to insert or `w` to update, both as SQL.
+macro_rules! all_rows_are_open {
+    ($table:literal, $command:literal) => {
+        concat!(
+            "(not row_security_active(",
+            $table,
+            ") or coalesce((
+                select bool_or(polpermissive and opens) and bool_and(polpermissive or opens) from (
+                    select p.polpermissive, (",
+            $command,
+            " = 'a' or coalesce(pg_get_expr(p.polqual, p.polrelid) = 'true', false)) and (",
+            $command,
+            " = 'r' or coalesce(coalesce(pg_get_expr(p.polwithcheck, p.polrelid),
+                                         pg_get_expr(p.polqual, p.polrelid)) = 'true', false)) as opens
+                    from pg_policy p
+                    where p.polrelid = ",
+            $table,
+            " and p.polcmd in ('*', ",
+            $command,
+            ") and exists (select from unnest(p.polroles) as r (role)
+                               where case r.role when 0 then true else pg_has_role(r.role, 'USAGE') end)
+                ) mine), false))"
+        )
+    };
+}
+pub(super) use all_rows_are_open;
+
+/// True if the policies let the role see all changes and all heads.
 static SEES_ALL: Sql = Sql {
-    text: "
-with mine as (
-    select p.polpermissive, pg_get_expr(p.polqual, p.polrelid) as condition
-    from pg_policy p
-    where p.polrelid = to_regclass('sync_changes') and p.polcmd in ('*', 'r')
-      and exists (select from unnest(p.polroles) as r (role)
-                  where case r.role when 0 then true else pg_has_role(r.role, 'USAGE') end)
-)
-select not row_security_active(to_regclass('sync_changes'))
-    or coalesce(bool_or(polpermissive and condition = 'true'), false) and coalesce(bool_and(polpermissive or condition = 'true'), false)
-from mine",
+    text: concat!(
+        "select ",
+        all_rows_are_open!("to_regclass('sync_changes')", "'r'"),
+        " and ",
+        all_rows_are_open!("to_regclass('sync_heads')", "'r'")
+    ),
     types: &[],
 };
 

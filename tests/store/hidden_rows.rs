@@ -40,11 +40,16 @@ fn body(record: &str) -> Value {
     json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": [insert("todos", record, "Milk", AT)] })
 }
 
+/// A replica that connects as that role.
+async fn replica(url: &str, theirs: String) -> Cluster {
+    let settings = [("DATABASE_URL", theirs.clone()), ("DATABASE_LISTEN_URL", theirs), ("READY_GRACE_MS", "0".to_owned())];
+    Cluster::start_over_with(url, 1, settings.map(|(name, value)| (name.to_owned(), value)).into()).await
+}
+
 #[tokio::test]
 async fn changes_that_replicas_do_not_see_are_not_skipped() {
     let (url, theirs, role) = owned().await;
-    let settings = vec![("DATABASE_URL".to_owned(), theirs.clone()), ("DATABASE_LISTEN_URL".to_owned(), theirs)];
-    let cluster = Cluster::start_over_with(&url, 1, settings).await;
+    let cluster = replica(&url, theirs).await;
     let user = cluster.user();
     cluster.pushed(&user, "todo", body("a")).await;
     let pull = format!("/sync/todo/pull?collection=todos&since={BEGINNING}");
@@ -69,6 +74,62 @@ async fn changes_that_replicas_do_not_see_are_not_skipped() {
     }
     sql(&url, "alter table sync_changes disable row level security".to_owned()).await;
     assert!(sees().await);
+}
+
+#[tokio::test]
+async fn a_hidden_head_is_not_taken_for_a_database_that_went_back() {
+    let (url, theirs, role) = owned().await;
+    let cluster = replica(&url, theirs).await;
+    let user = cluster.user();
+    let since = until(&cluster.pushed(&user, "todo", body("a")).await).to_owned();
+    let pull = async |since: &str| {
+        let path = format!("/sync/todo/pull?collection=todos&since={since}");
+        Reply::to(cluster.request(&user, reqwest::Method::GET, &path)).await
+    };
+    sql(&url, "alter table sync_heads enable row level security, force row level security".to_owned()).await;
+    for since in [BEGINNING, &since] {
+        eventually("it is noticed", async || pull(since).await.status == 503).await;
+    }
+    assert_eq!(live::metric(&cluster, 0, "mana_sync_cursors_past_head_total").await, 0.0);
+    sql(&url, format!("create policy all_rows on sync_heads to {role} using (true)")).await;
+    assert_eq!(pull(&since).await.json()["syncedUntil"], since);
+    // Nor is a log that there is not yet taken for a hidden one.
+    assert_eq!(ids(&cluster.pulled(&user, "other", "todos", BEGINNING, None).await), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_replica_that_row_level_security_restricts_is_not_ready_and_says_how() {
+    let (url, theirs, role) = owned().await;
+    let cluster = replica(&url, theirs).await;
+    let ready = async || cluster.get("/health/ready").await;
+    let all = [("select", "using (true)"), ("insert", "with check (true)"), ("update", "using (true) with check (true)")];
+    for (table, command) in [
+        ("sync_changes", "select"),
+        ("sync_changes", "insert"),
+        ("sync_heads", "select"),
+        ("sync_heads", "insert"),
+        ("sync_heads", "update"),
+        ("sync_history", "select"),
+        ("sync_erased", "select"),
+    ] {
+        let policy = |(command, rows): &(&str, &str)| {
+            format!("; create policy may_{command} on {table} for {command} to {role} {rows}")
+        };
+        let others: String = all.iter().filter(|(other, _)| *other != command).map(policy).collect();
+        sql(&url, format!("alter table {table} enable row level security, force row level security{others}")).await;
+        let sentence = format!("restricts the role of DATABASE_URL: {} on {table} (", command.to_uppercase());
+        eventually(&sentence, async || ready().await.text.contains(&sentence)).await;
+        ready().await.refused(503, "not_ready");
+        let own = all.iter().find(|(one, _)| *one == command).map(policy).unwrap();
+        sql(&url, format!("select{own}")).await;
+        eventually("it is ready", async || ready().await.status == 200).await;
+        sql(&url, format!("create policy less on {table} as restrictive to {role} using (now() is null)")).await;
+        eventually("restricted", async || ready().await.text.contains("restricts the role of DATABASE_URL")).await;
+        let policies = ["may_select", "may_insert", "may_update", "less"];
+        let drops: String = policies.iter().map(|policy| format!("; drop policy {policy} on {table}")).collect();
+        sql(&url, format!("alter table {table} disable row level security{drops}")).await;
+        eventually("it is ready", async || ready().await.status == 200).await;
+    }
 }
 
 #[tokio::test]
