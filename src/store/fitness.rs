@@ -263,10 +263,7 @@ impl FitnessCheck {
             Some(Unfit::ReadOnly)
         } else {
             let (trimming, restricted): (Option<String>, Option<String>) = (row.try_get(9)?, row.try_get(10)?);
-            rights
-                .map(Unfit::Rights)
-                .or(restricted.map(Unfit::Restricted))
-                .or(trimming.map(Unfit::TrimmingRights))
+            rights.map(Unfit::Rights).or(restricted.map(Unfit::Restricted)).or(trimming.map(Unfit::TrimmingRights))
         };
         if matches!(unfit, Some(Unfit::Standby | Unfit::ReadOnly)) && self.pool.has_choice() {
             // Another one of its hosts is the primary now.

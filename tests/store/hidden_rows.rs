@@ -42,7 +42,8 @@ fn body(record: &str) -> Value {
 
 /// A replica that connects as that role.
 async fn replica(url: &str, theirs: String) -> Cluster {
-    let settings = [("DATABASE_URL", theirs.clone()), ("DATABASE_LISTEN_URL", theirs), ("READY_GRACE_MS", "0".to_owned())];
+    let settings =
+        [("DATABASE_URL", theirs.clone()), ("DATABASE_LISTEN_URL", theirs), ("READY_GRACE_MS", "0".to_owned())];
     Cluster::start_over_with(url, 1, settings.map(|(name, value)| (name.to_owned(), value)).into()).await
 }
 
@@ -102,7 +103,8 @@ async fn a_replica_that_row_level_security_restricts_is_not_ready_and_says_how()
     let (url, theirs, role) = owned().await;
     let cluster = replica(&url, theirs).await;
     let ready = async || cluster.get("/health/ready").await;
-    let all = [("select", "using (true)"), ("insert", "with check (true)"), ("update", "using (true) with check (true)")];
+    let all =
+        [("select", "using (true)"), ("insert", "with check (true)"), ("update", "using (true) with check (true)")];
     for (table, command) in [
         ("sync_changes", "select"),
         ("sync_changes", "insert"),

@@ -115,6 +115,7 @@ pub fn usual(seconds: u32, slower: f64) -> Report {
         operations,
         phases,
         series,
+        merged_from: Vec::new(),
     }
 }
 
