@@ -91,7 +91,7 @@ pub fn refused_until(clock: &Clock, until: Option<&str>) -> Result<u64, AdminErr
     let Some(until) = until.map(str::trim).filter(|until| !until.is_empty()) else { return Ok(now + MAX_REFUSED_FOR) };
     let parsed = chrono::DateTime::parse_from_rfc3339(until);
     let millis =
-        parsed.map_err(|_| AdminError::Invalid("until must be an RFC 3339 time, such as 2030-01-01T00:00:00Z"));
+        parsed.map_err(|_| AdminError::Invalid("until must be an RFC 3339 time, in the form 2030-01-01T00:00:00Z"));
     match u64::try_from(millis?.timestamp_millis()) {
         Ok(until) if until > now && until <= now + MAX_REFUSED_FOR => Ok(until),
         _ => Err(AdminError::Invalid("until must be in the future, and within a year")),

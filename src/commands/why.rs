@@ -19,12 +19,15 @@ pub struct WhyArgs {
     #[command(flatten)]
     database: DatabaseConfig,
 
+    /// The user's id.
     #[arg(long)]
     user: String,
 
+    /// The app's id.
     #[arg(long)]
     app: String,
 
+    /// The table's name.
     #[arg(long)]
     table: String,
 

@@ -1,11 +1,13 @@
 //! `mana-sync admin …`: the admin API on the command line.
 
+mod command;
 mod print;
 
+use self::command::AdminCommand;
 use super::report::{Cluster, Done, Record, RefusedTokens, User};
 use crate::config::{Secret, is_loopback, reachable};
 use crate::output::{Output, escaped};
-use clap::{Args, Subcommand};
+use clap::Args;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -17,24 +19,26 @@ use url::Url;
 
 /// Maximum time for an answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// Heading of the options that are the same for every command, which `--help` would otherwise list among its own.
+const CONNECTION: &str = "Admin port";
 
 /// The address of a cluster's admin port, and the request.
 #[derive(Args, Debug)]
 pub struct AdminArgs {
     /// URL of the admin port of any replica. Default: ADMIN_PORT on this machine, at ADMIN_HOST.
-    #[arg(long, env, global = true)]
+    #[arg(long, env, global = true, help_heading = CONNECTION)]
     admin_url: Option<Url>,
 
     /// The admin port on this machine, if ADMIN_URL is not set.
-    #[arg(long, env, default_value_t = 3090, global = true)]
+    #[arg(long, env, default_value_t = 3090, global = true, help_heading = CONNECTION)]
     admin_port: u16,
 
     /// Address that ADMIN_PORT listens on, if ADMIN_URL is not set.
-    #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), global = true)]
+    #[arg(long, env, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), global = true, help_heading = CONNECTION)]
     admin_host: IpAddr,
 
     /// The token of the admin port.
-    #[arg(long, env, hide_env_values = true, value_parser = secret, global = true)]
+    #[arg(long, env, hide_env_values = true, value_parser = secret, global = true, help_heading = CONNECTION)]
     admin_token: Option<Secret>,
 
     /// Print the API's answer as JSON.
@@ -43,81 +47,6 @@ pub struct AdminArgs {
 
     #[command(subcommand)]
     command: AdminCommand,
-}
-
-#[derive(Subcommand, Debug)]
-enum AdminCommand {
-    /// All live replicas, and the database.
-    Cluster,
-    /// A user's sessions, logs, devices and usage.
-    User {
-        /// The user's id.
-        user: String,
-        /// Maximum number of sessions listed per replica.
-        #[arg(long, default_value_t = super::api::SESSIONS)]
-        sessions: usize,
-    },
-    /// A record's current values, and where they came from.
-    Record {
-        #[arg(long)]
-        user: String,
-        #[arg(long)]
-        app: String,
-        #[arg(long)]
-        table: String,
-        #[arg(long)]
-        id: String,
-    },
-    /// End the sessions of a user, or of one of the user's devices.
-    Disconnect {
-        /// The user's id.
-        user: String,
-        #[arg(long)]
-        device: Option<String>,
-        /// Only on this replica.
-        #[arg(long)]
-        replica: Option<String>,
-    },
-    /// Refuse a token by its id (jti), and end the sessions that use it.
-    RefuseToken {
-        token_id: String,
-        /// When the token expires, such as 2030-01-01T00:00:00Z. Default: a year from now.
-        #[arg(long)]
-        until: Option<String>,
-    },
-    /// Accept a refused token again.
-    AcceptToken { token_id: String },
-    /// The refused tokens.
-    RefusedTokens,
-    /// Make a replica not ready and have its sessions leave. It keeps running, and can be taken back.
-    Drain { replica: String },
-    /// Take a drained replica back.
-    TakeBack { replica: String },
-    /// Trim the logs now.
-    Compact {
-        /// Only on this replica.
-        #[arg(long)]
-        replica: Option<String>,
-    },
-    /// Change how often each user may push and pull, until the replica restarts. 0: no limit.
-    Rates {
-        /// As MAX_USER_PUSHES_PER_SECOND.
-        #[arg(long)]
-        pushes: Option<u32>,
-        /// As MAX_USER_PULLS_PER_SECOND.
-        #[arg(long)]
-        pulls: Option<u32>,
-        /// Only on this replica.
-        #[arg(long)]
-        replica: Option<String>,
-    },
-    /// Change what is logged, in the form of RUST_LOG.
-    Log {
-        filter: String,
-        /// Only on this replica.
-        #[arg(long)]
-        replica: Option<String>,
-    },
 }
 
 /// The reasons why there is no answer.
