@@ -25,7 +25,7 @@ pub fn explain(error: &clap::Error) -> Option<String> {
         }
         ErrorKind::ValueValidation => {
             let reason = error.source().map(ToString::to_string).unwrap_or_default();
-            format!("invalid value for {setting}: {}", without_value(&reason))
+            format!("invalid value for {setting}: {}", expected(&reason))
         }
         ErrorKind::InvalidValue if named(ContextKind::InvalidValue).is_some_and(str::is_empty) => {
             format!("a value is missing for {setting}")
@@ -53,12 +53,23 @@ pub fn explain(error: &clap::Error) -> Option<String> {
     Some(format!("{problem}\n\nFor more information, try '--help'."))
 }
 
-/// Removes the number from clap's message for a value out of range: "5 is not in 1..=3".
-fn without_value(reason: &str) -> String {
-    match reason.split_once(" is not in ") {
-        Some((_, range)) => format!("must be in {range}"),
-        None => reason.to_owned(),
+/// Returns what the value must be, for messages of parsers that say what it is instead.
+fn expected(reason: &str) -> String {
+    // clap's message repeats the value: "5 is not in 1..=3".
+    if let Some((_, range)) = reason.split_once(" is not in ") {
+        return match range.split_once("..=") {
+            Some((least, most)) => format!("must be a whole number from {least} to {most}"),
+            None => format!("must be in {range}"),
+        };
     }
+    let expected = match reason {
+        "invalid digit found in string" => "must be a whole number",
+        "number too large to fit in target type" => "the number is too large",
+        "relative URL without a base" => "must be a whole URL, such as https://example.com",
+        "invalid IP address syntax" => "must be an IP address",
+        other => other,
+    };
+    expected.to_owned()
 }
 
 /// Returns the name of an unknown option, or `None` if the argument is anything else, which might be a value.

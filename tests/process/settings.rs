@@ -92,6 +92,20 @@ async fn a_number_beyond_its_range_is_refused_by_name_and_not_repeated() {
 }
 
 #[tokio::test]
+async fn an_error_says_in_plain_words_what_a_value_must_be() {
+    for (name, value, expected) in [
+        ("DATABASE_POOL_SIZE", MARK, "must be a whole number"),
+        ("DATABASE_POOL_SIZE", "0", "must be a whole number from 1 to 1000"),
+        ("PORT", "99999999999999999999", "the number is too large"),
+        ("BIND_ADDRESS", MARK, "must be an IP address"),
+        ("JWKS_URL", MARK, "must be a whole URL, such as https://example.com"),
+    ] {
+        let said = said(&run(&["serve"], &[("DATABASE_URL", "postgres://127.0.0.1:1/nowhere"), (name, value)]).await);
+        assert!(said.contains(&format!("<{name}>: {expected}\n")), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn words_that_are_no_option_may_be_a_setting_s_value_and_are_not_repeated() {
     let urls = format!("postgres://user:{MARK}@host/database");
     for words in [
