@@ -100,7 +100,7 @@ impl Access {
         if reason.is_logged_with_the_answer()
             && let Some(unwritten) = refusals.line_due(*reason)
         {
-            tracing::info!(reason = reason.label(), ?endpoint, unwritten, "requests are refused");
+            tracing::info!(reason = reason.label(), endpoint = endpoint.label(), unwritten, "requests are refused");
         }
     }
 

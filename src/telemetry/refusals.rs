@@ -107,6 +107,13 @@ pub(super) const REASONS: &[&str] = &[
     "internal",
 ];
 
+impl Endpoint {
+    /// Returns the endpoint as a label.
+    pub fn label(self) -> &'static str {
+        ENDPOINTS[self as usize]
+    }
+}
+
 impl Refusal {
     /// Returns the reason as a label.
     pub fn label(self) -> &'static str {
@@ -187,6 +194,8 @@ mod tests {
         assert_eq!(Refusal::Internal.label(), "internal");
         assert_eq!(Refusal::Internal as usize + 1, REASONS.len());
         assert_eq!(Endpoint::WebSocket as usize + 1, ENDPOINTS.len());
+        assert_eq!(Endpoint::Push.label(), "push");
+        assert_eq!(Endpoint::WebSocket.label(), "websocket");
     }
 
     #[test]
