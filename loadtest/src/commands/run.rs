@@ -11,6 +11,7 @@ use mana_load::local::{LocalError, Surroundings, stop_all};
 use mana_load::report::Report;
 use mana_load::report::files::{self, FileError};
 use mana_load::report::model::Counts;
+use mana_load::report::units::{show, show_limit};
 use mana_load::scenario::population::Tokens;
 use mana_load::scenario::rollout::{Local, Rollout};
 use mana_load::scenario::{RunError, RunOptions, Scenario, ScenarioError, run};
@@ -181,8 +182,9 @@ fn verdict(report: &Report) -> String {
         text += &format!("  {:<10} {rate:>9.1}/s  p50 {p50:>10}  p99 {p99:>10}  {failed} failed\n", operation.name);
     }
     for threshold in &report.thresholds {
-        let measured = threshold.measured.map_or("nothing".to_owned(), |value| format!("{value:.4}"));
-        text += &format!("  {} {}: {measured}, limit {:?}\n", mark(threshold.passed), threshold.name, threshold.limit);
+        let measured = threshold.measured.map_or("nothing".to_owned(), |value| show(threshold.unit, value));
+        let limit = show_limit(threshold.unit, threshold.limit);
+        text += &format!("  {} {}: {measured}, {limit}\n", mark(threshold.passed), threshold.name);
     }
     for check in &report.checks {
         text += &format!("  {} {}: {}\n", mark(check.passed), check.name, check.detail);
