@@ -11,7 +11,7 @@ pub struct UpArgs {
     pub replicas: u16,
 
     /// The port that all replicas share; each also has its own, counting up from the next one. The token issuer, the
-    /// credits service and PostgreSQL listen 100 above it
+    /// credits service, PostgreSQL and a page to try it listen from 100 above it, consoles from 201 above it
     #[arg(long, default_value_t = 3050, value_parser = value_parser!(u16).range(1..=65_000))]
     pub port: u16,
 
