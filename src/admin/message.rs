@@ -119,7 +119,7 @@ pub struct Asked {
 pub enum Answer {
     Status(Box<super::report::Replica>),
     User(super::report::UserOnReplica),
-    Load(Vec<super::rates::Second>),
+    Load(Vec<super::report::Second>),
     RefusedTokens(Vec<super::report::RefusedToken>),
     Done(Outcome),
 }

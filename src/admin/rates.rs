@@ -1,10 +1,9 @@
 //! Tracks a replica's recent load by sampling its counters every second.
 
-use super::report::{Latencies, Latency, Rates, Refused};
+use super::report::{Latencies, Latency, Rates, Refused, Second};
 use crate::telemetry::Metrics;
 use prometheus::Histogram;
 use prometheus::core::Metric as _;
-use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -45,18 +44,6 @@ struct Buckets {
 pub struct Recent {
     metrics: Arc<Metrics>,
     looks: Arc<Mutex<VecDeque<Look>>>,
-}
-
-/// One second of a replica.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Second {
-    pub pushes: f64,
-    pub refusals: f64,
-    pub wakeups: f64,
-    pub connections: i64,
-    /// The 99th percentile in that second, in seconds; none if nothing was delivered.
-    pub wakeup_p99: Option<f64>,
 }
 
 impl Recent {

@@ -2,6 +2,7 @@
 
 use super::own_writes::OnPage;
 use super::page_memory::{BECOMES, PageMemory};
+use super::page_request::{OwnChanges, PageRequest};
 use super::page_rows::PageRows;
 use super::page_statements::{PAGE_OF_ALL_TABLES, PAGE_OF_ONE_TABLE, PAGE_OF_SOME_TABLES, PAGE_OF_UNLIKE_TABLES};
 use super::pages::Pages;
@@ -44,70 +45,6 @@ pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
         ("page of some tables", &PAGE_OF_SOME_TABLES),
         ("page of unlike tables", &PAGE_OF_UNLIKE_TABLES),
     ]
-}
-
-/// Which of its own changes a device receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OwnChanges<'a> {
-    /// None.
-    Without,
-    /// For a push on an initial sync: those stored before a position, except the rows of the push itself.
-    BesidePush {
-        /// The head before the push, in microseconds.
-        before: i64,
-        /// The ids of the push's rows.
-        rows: &'a [Uuid],
-    },
-    /// On an initial sync: all.
-    All,
-}
-
-impl OwnChanges<'_> {
-    /// Returns what a reader at this cursor receives.
-    pub fn at(since: Cursor) -> OwnChanges<'static> {
-        if since.is_initial_sync() { OwnChanges::All } else { OwnChanges::Without }
-    }
-
-    /// The same for a reader that has to start over because the database went back to an earlier state.
-    fn begun_anew(self) -> Self {
-        if self == OwnChanges::Without { OwnChanges::All } else { self }
-    }
-
-    pub(super) fn is_initial_sync(self) -> bool {
-        self != OwnChanges::Without
-    }
-
-    /// Returns true if the device has just stored changes that are not sent to it.
-    pub(super) fn is_answer(self) -> bool {
-        matches!(self, OwnChanges::BesidePush { .. })
-    }
-
-    /// Returns the position before which own changes are read.
-    fn limit(self) -> i64 {
-        match self {
-            OwnChanges::Without => 0,
-            OwnChanges::BesidePush { before, .. } => before,
-            OwnChanges::All => PAST_ALL,
-        }
-    }
-}
-
-/// Past any cursor, in microseconds, and within the range of timestamptz.
-pub(super) const PAST_ALL: i64 = 253_402_300_799_000_000;
-
-/// A request for a page of a log.
-#[derive(Clone, Debug)]
-pub struct PageRequest<'a> {
-    /// The position to start from.
-    pub since: Cursor,
-    /// The device that reads.
-    pub reader: Option<&'a str>,
-    /// Which of the reader's own changes to include.
-    pub own: OwnChanges<'a>,
-    /// Only these tables; `None` means all.
-    pub tables: Option<&'a [String]>,
-    /// True if the page is for a response; its changes are then serialized as they arrive.
-    pub is_for_answer: bool,
 }
 
 impl Pages {

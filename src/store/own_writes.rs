@@ -4,12 +4,12 @@
 //! the page write. The result is therefore bounded by the page, however many fields its records have. The rows scanned
 //! for it are bounded too: if they are very many, the page gets fewer changes (G6).
 
-use super::delta::PageRequest;
 use super::often_written::{LongRecord, Writer};
 use super::own_fields::Fields;
 use super::own_rows::OwnRows;
 use super::own_statements::{CLAIMED, EARLIER_WRITES, OWN_POSITIONS, OWN_WRITES, SOME_OWN_WRITES};
 use super::page_memory::{BECOMES, PageMemory};
+use super::page_request::PageRequest;
 use super::pages::Pages;
 use super::{PAST_ALL, StoreError, traced};
 use crate::db::{Micros, Sql};

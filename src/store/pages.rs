@@ -1,9 +1,9 @@
 //! The reader of pages.
 
-use super::delta::PageRequest;
 use super::existing::ExistingLogs;
 use super::often_written::OftenWritten;
 use super::page_memory::PageMemory;
+use super::page_request::PageRequest;
 use super::page_rows::PageRows;
 use super::rewinds::Rewinds;
 use super::visibility::Visibility;

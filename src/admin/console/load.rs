@@ -1,8 +1,7 @@
 //! The load page: the last five minutes of every replica.
 
 use super::super::Admin;
-use super::super::rates::Second;
-use super::super::report::ReplicaLoad;
+use super::super::report::{ReplicaLoad, Second};
 use super::super::units::{count, latency, rate};
 use super::chart::{Line, chart};
 use super::login::Login;

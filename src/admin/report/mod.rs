@@ -10,7 +10,6 @@ pub use record::{Change, Field, Json, Record, Write};
 pub use replica::{Connections, Latencies, Latency, Listener, Pool, Process, Rates, Refused, Replica};
 pub use user::{Device, DeviceRead, Log, Session, Usage, User, UserOnReplica};
 
-use super::rates::Second;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -63,6 +62,22 @@ pub struct Load {
     pub silent: Vec<Silent>,
     /// Why others could not be asked; none: they were.
     pub problem: Option<String>,
+}
+
+/// One second of a replica.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Second {
+    /// Pushes.
+    pub pushes: f64,
+    /// Refused requests.
+    pub refusals: f64,
+    /// Delivered wake-ups.
+    pub wakeups: f64,
+    /// Open WebSockets and streams.
+    pub connections: i64,
+    /// The 99th percentile in that second, in seconds; none if nothing was delivered.
+    pub wakeup_p99: Option<f64>,
 }
 
 /// The load of one replica in the last minutes.
