@@ -24,12 +24,13 @@ def seconds(text):
     return int(number) * {"ms": 0.001, "s": 1, None: 1, "m": 60, "h": 3600}[unit]
 
 
-# The stages of a stop: requests after the window and background tasks have a timeout each; telemetry comes last.
-STOP = ("DRAIN_DELAY_MS", "DRAIN_WINDOW_MS", "STEP_TIMEOUT_MS", "STEP_TIMEOUT_MS", "FLUSH_MS")
+# The stages of a stop: requests after the window and background tasks have a timeout each, then connections to the database
+# are closed, and the last traces are sent.
+STOP = ("DRAIN_DELAY_MS", "DRAIN_WINDOW_MS", "STEP_TIMEOUT_MS", "STEP_TIMEOUT_MS", "CLOSE_TIMEOUT_MS", "FLUSH_TIMEOUT_MS")
 
 
 def stop_takes(settings):
-    """The longest that a stop may take, in seconds, as in src/shutdown.rs and src/main.rs."""
+    """The longest that a stop may take, in seconds, as in src/shutdown.rs, src/app.rs and src/main.rs."""
     return sum(int(settings[name]) for name in STOP) / 1000
 
 

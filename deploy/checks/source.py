@@ -6,8 +6,8 @@ from pathlib import Path
 
 def settings():
     """Every setting of src/config.rs and src/config/ by its name in the environment, with its default (None: it has none). Beside
-    them STEP_TIMEOUT_MS, how long a stop waits after each of its stages (src/shutdown.rs), and FLUSH_MS, how long the last
-    traces and metrics may take (src/main.rs)."""
+    them the time limits of a stop: STEP_TIMEOUT_MS after each of its stages (src/shutdown.rs), CLOSE_TIMEOUT_MS for the
+    connections to the database (src/app.rs), and FLUSH_TIMEOUT_MS for the last traces (src/main.rs)."""
     files = [Path("src/config.rs"), *sorted(Path("src/config").glob("*.rs"))]
     text = "\n".join(file.read_text() for file in files)
     found = {}
@@ -15,12 +15,13 @@ def settings():
         default = re.search(r'default_value(?:_t)? = (?:"([^"]*)"|(\d[\d_]*)(?: << (\d+))?)', attribute)
         quoted, number, shift = default.groups() if default else (None, None, None)
         found[name.upper()] = str(int(number.replace("_", "")) << int(shift or 0)) if number else quoted
-    flush = re.search(r"const FLUSH_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", Path("src/main.rs").read_text())
-    timeout = re.search(r"STEP_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", Path("src/shutdown.rs").read_text())
-    if not timeout or not flush or "DRAIN_WINDOW_MS" not in found:
-        raise SystemExit("src/config.rs, src/shutdown.rs or src/main.rs does not look like deploy/checks/source.py expects")
-    found["STEP_TIMEOUT_MS"] = str(int(timeout.group(1)) * 1000)
-    found["FLUSH_MS"] = str(int(flush.group(1)) * 1000)
+    for name, file in {"STEP": "shutdown.rs", "CLOSE": "app.rs", "FLUSH": "main.rs"}.items():
+        limit = re.search(rf"const {name}_TIMEOUT: Duration = Duration::from_secs\((\d+)\)", (Path("src") / file).read_text())
+        if not limit:
+            raise SystemExit(f"src/{file} does not look like deploy/checks/source.py expects: it has no {name}_TIMEOUT")
+        found[f"{name}_TIMEOUT_MS"] = str(int(limit.group(1)) * 1000)
+    if "DRAIN_WINDOW_MS" not in found:
+        raise SystemExit("src/config.rs does not look like deploy/checks/source.py expects")
     return found
 
 
