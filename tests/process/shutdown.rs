@@ -7,7 +7,7 @@ use crate::support::*;
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// Longer than any test: a replica that ends anyway did not wait for it.
@@ -193,14 +193,22 @@ async fn a_second_signal_stops_at_once() {
 }
 
 #[tokio::test]
-async fn a_database_that_answers_nothing_cannot_hold_it() {
+async fn a_database_and_a_collector_that_answer_nothing_cannot_hold_it() {
     // The total of the time limits for running work, background tasks, the pool and the last traces, one after the
     // other.
     const ALL: Duration = Duration::from_secs(18);
     let database = create_database().await;
     let address = database.parse::<url::Url>().unwrap().socket_addrs(|| None).unwrap()[0];
     let proxy = Proxy::start(address).await;
-    let settings = [("DRAIN_DELAY_MS", "0"), ("DRAIN_WINDOW_MS", "0")];
+    // Connections to it are made, and nobody takes them.
+    let collector = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let settings = [
+        ("DRAIN_DELAY_MS", "0"),
+        ("DRAIN_WINDOW_MS", "0"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_TRACES_SAMPLER", "always_on"),
+    ];
     let cluster = Cluster::start_on(&proxy.url(&database), 1, &settings).await;
     let user = cluster.user();
     store(&cluster, 0, &user, "phone", &[("tasks", "a")]).await;
