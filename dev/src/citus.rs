@@ -46,7 +46,8 @@ impl TemporaryCitus {
     }
 }
 
-fn settings() -> Vec<(String, String)> {
+/// Returns the settings of its servers.
+pub fn settings() -> Vec<(String, String)> {
     let settings = [
         ("shared_preload_libraries", "citus"),
         ("citus.node_conninfo", "sslmode=disable"),

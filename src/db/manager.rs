@@ -161,6 +161,10 @@ impl managed::Manager for Manager {
             return gone();
         }
         match self.health.state(connection.idle_since) {
+            _ if !self.route.is_usable(connection.server) => {
+                connection.driving.abort();
+                gone()
+            }
             ConnectionState::Trusted => Ok(()),
             ConnectionState::Suspect if connection.test().await => Ok(()),
             ConnectionState::Suspect | ConnectionState::Useless => {

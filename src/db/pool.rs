@@ -224,9 +224,13 @@ impl Pool {
         self.pool.manager().route.connectors().iter().any(Connector::has_choice)
     }
 
-    /// Allows or forbids connections to one of its servers, given by index. All are allowed initially.
+    /// Allows or forbids connections to one of its servers, given by index. All are allowed initially. Those that are
+    /// open to a forbidden server are closed, each once its statement has ended.
     pub fn set_usable(&self, server: usize, is_usable: bool) {
         self.pool.manager().route.set_usable(server, is_usable);
+        if !is_usable {
+            self.pool.retain(|connection, _| connection.server != server);
+        }
     }
 
     /// Sets the preferred server, by index. Open connections that may lead elsewhere are gradually replaced.

@@ -67,7 +67,8 @@ impl Route {
         }
     }
 
-    fn is_usable(&self, server: usize) -> bool {
+    /// Returns true if a server may be used.
+    pub(super) fn is_usable(&self, server: usize) -> bool {
         self.usable.get(server).is_some_and(|usable| usable.load(Ordering::Relaxed))
     }
 
@@ -142,6 +143,8 @@ impl Route {
         loop {
             tokio::select! {
                 answer = asked.next() => match answer {
+                    // It was forbidden meanwhile.
+                    Some((at, Ok(_))) if !self.is_usable(at) => asked.extend(left.next()),
                     Some((at, Ok((client, driver)))) => {
                         match at == best {
                             true => self.note_reached(),

@@ -1,6 +1,7 @@
 //! The buckets: each is a [`Store`] with its own pool and batcher, so a bucket that is unavailable or busy affects only
 //! its own users.
 
+use super::citus::Placements;
 use super::fitness::{Fitness, FitnessCheck};
 use super::layout::Layout;
 use super::workers::{Admission, Worker, WorkerAddress};
@@ -39,6 +40,15 @@ pub struct Buckets {
     heavy: HeavyWork,
     /// True if this replica trims, with the role whose rights are checked.
     trims: bool,
+}
+
+/// What is known of the Citus cluster.
+struct Cluster {
+    admission: Admission,
+    /// Its servers, as they were last.
+    servers: Option<String>,
+    /// Those that are not in the settings and were logged.
+    unmatched: HashSet<WorkerAddress>,
 }
 
 impl Buckets {
@@ -122,30 +132,42 @@ impl Buckets {
 
     /// Tracks which worker has which bucket, and directs each bucket's connections there, until stopped. Buckets may
     /// move while replicas serve; meanwhile, any worker accepts requests for any bucket and forwards them. A server is
-    /// used once it is known to belong to the cluster; until then, the coordinator is.
+    /// used once it is known to belong to the cluster, and only while it does; otherwise, the coordinator is.
     pub async fn follow_placements(self, stopping: CancellationToken) {
         if self.workers.is_empty() {
             return stopping.cancelled().await;
         }
-        let mut unmatched = HashSet::new();
-        let mut admission = Admission::new(self.coordinator.clone(), &self.workers);
-        while stopping.run_until_cancelled(Box::pin(self.look(&mut admission, &mut unmatched))).await.is_some() {
+        let admission = Admission::new(self.coordinator.clone(), self.workers.clone());
+        let mut cluster = Cluster { admission, servers: None, unmatched: HashSet::new() };
+        while stopping.run_until_cancelled(Box::pin(self.look(&mut cluster))).await.is_some() {
             if stopping.run_until_cancelled(tokio::time::sleep(PLACEMENTS_PERIOD)).await.is_none() {
                 return;
             }
         }
     }
 
-    async fn look(&self, admission: &mut Admission, unmatched: &mut HashSet<WorkerAddress>) {
-        for worker in admission.look().await {
-            self.stores.iter().for_each(|store| store.admit(worker));
+    async fn look(&self, cluster: &mut Cluster) {
+        self.look_up_placements(cluster).await;
+        for worker in cluster.admission.look().await {
+            self.stores.iter().for_each(|store| store.set_admitted(worker, true));
         }
-        self.look_up_placements(unmatched).await;
+    }
+
+    /// Stops using all workers until each has proven again to belong to the cluster; the coordinator forwards meanwhile.
+    /// One that was removed, or replaced by another server, may still accept pushes, which would be lost to their users.
+    fn distrust_workers(&self, admission: &mut Admission) {
+        tracing::info!(
+            "the servers of the Citus cluster have changed: those of DATABASE_WORKER_URLS are checked again"
+        );
+        for worker in 0..self.workers.len() {
+            self.stores.iter().for_each(|store| store.set_admitted(worker, false));
+        }
+        admission.start_over();
     }
 
     /// Looks up the placements once. A server that holds buckets but is not in the settings is logged once.
-    async fn look_up_placements(&self, unmatched: &mut HashSet<WorkerAddress>) {
-        let placements = match self.main.placements().await {
+    async fn look_up_placements(&self, cluster: &mut Cluster) {
+        let Placements { buckets, servers } = match self.main.placements().await {
             Ok(placements) => placements,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -153,12 +175,16 @@ impl Buckets {
                 return;
             }
         };
+        if servers.is_some() && cluster.servers != servers && std::mem::replace(&mut cluster.servers, servers).is_some()
+        {
+            self.distrust_workers(&mut cluster.admission);
+        }
         let mut preferred = Vec::new();
         for (bucket, store) in self.stores.iter().enumerate() {
-            let Some(at) = self.layout.schema(bucket).and_then(|schema| placements.get(&schema)) else { continue };
+            let Some(at) = self.layout.schema(bucket).and_then(|schema| buckets.get(&schema)) else { continue };
             match self.workers.iter().position(|worker| worker.address == *at) {
                 Some(server) => preferred.push(store.prefer(server)),
-                None if unmatched.insert(at.clone()) => {
+                None if cluster.unmatched.insert(at.clone()) => {
                     let known: Vec<String> = self.workers.iter().map(|worker| worker.address.to_string()).collect();
                     let (server, known) = (at.to_string(), known.join(", "));
                     tracing::warn!(

@@ -39,10 +39,12 @@ pub(super) fn is_duplicate(error: &DbError) -> bool {
     error.sqlstate() == Some("23505")
 }
 
-/// The location of each bucket's tables, by the names that Citus has for its servers.
+/// The location of each bucket's tables, by the names that Citus has for its servers; and all of these servers.
 static PLACEMENTS: Sql = Sql {
     text: "
-select c.relnamespace::regnamespace::text, n.nodename, n.nodeport
+select c.relnamespace::regnamespace::text, n.nodename, n.nodeport,
+       (select string_agg(concat_ws(' ', w.nodeid, w.groupid, w.nodename, w.nodeport), ', ' order by w.nodeid)
+        from pg_dist_node w where w.isactive and w.noderole = 'primary')
 from pg_dist_partition p join pg_class c on c.oid = p.logicalrelid
 join pg_dist_shard s on s.logicalrelid = p.logicalrelid
 join pg_dist_placement l on l.shardid = s.shardid
@@ -51,19 +53,30 @@ where c.relname = 'sync_heads'",
     types: &[],
 };
 
+/// The servers of a Citus cluster, and which of them has which bucket.
+#[derive(Debug, Default)]
+pub(super) struct Placements {
+    /// By the buckets' schemas.
+    pub(super) buckets: HashMap<String, WorkerAddress>,
+    /// All servers, to be compared; `None` if there are none.
+    pub(super) servers: Option<String>,
+}
+
 impl Store {
-    /// Returns the servers that hold the buckets' tables, by schema. To be asked of the coordinator.
-    pub(super) async fn placements(&self) -> Result<HashMap<String, WorkerAddress>, StoreError> {
-        let read = |row: &tokio_postgres::Row| {
+    /// Returns where the buckets' tables are. To be asked of the coordinator.
+    pub(super) async fn placements(&self) -> Result<Placements, StoreError> {
+        let mut placements = Placements::default();
+        for row in self.pool.query(&PLACEMENTS, &[]).await? {
             let (schema, host, port): (String, String, i32) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            Ok((schema, WorkerAddress { host, port: u16::try_from(port).unwrap_or(0) }))
-        };
-        self.pool.query(&PLACEMENTS, &[]).await?.iter().map(read).collect()
+            placements.buckets.insert(schema, WorkerAddress { host, port: u16::try_from(port).unwrap_or(0) });
+            placements.servers = row.try_get(3)?;
+        }
+        Ok(placements)
     }
 
-    /// Allows connections to this worker, given by its index in `DATABASE_WORKER_URLS`.
-    pub(super) fn admit(&self, worker: usize) {
-        self.pool.set_usable(worker, true);
+    /// Allows or forbids connections to this worker, given by its index in `DATABASE_WORKER_URLS`.
+    pub(super) fn set_admitted(&self, worker: usize, is_admitted: bool) {
+        self.pool.set_usable(worker, is_admitted);
     }
 
     /// Directs new connections to this worker, given by its index in `DATABASE_WORKER_URLS`.

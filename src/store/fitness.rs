@@ -193,7 +193,7 @@ macro_rules! missing_trimming_rights {
 }
 
 /// The rights alone: if some are missing, the other queries may fail too.
-static RIGHTS: Sql = Sql { text: concat!("select ", missing_rights!()), types: &[Type::TEXT_ARRAY] };
+pub(super) static RIGHTS: Sql = Sql { text: concat!("select ", missing_rights!()), types: &[Type::TEXT_ARRAY] };
 
 static FITNESS: Sql = Sql {
     text: concat!(

@@ -1,10 +1,12 @@
 //! The servers of `DATABASE_WORKER_URLS`. Each is used once it has proven to belong to the Citus cluster that
-//! `DATABASE_URL` leads to. A server of another cluster would accept pushes too, and keep them there.
+//! `DATABASE_URL` leads to. A server of another cluster would accept pushes too, and keep them there. So would one that
+//! has left: whenever the cluster's servers change, all have to prove it again.
 //!
 //! The proof is the server's start time, read in two ways: from the server itself by its URL, and through the
 //! coordinator, which connects to it as Citus does. Names and ports are no proof, nor is what is stored: a copy of a
 //! cluster has the same.
 
+use super::fitness;
 use super::schema::STEP_TIMEOUT;
 use crate::config::{Config, Host, PostgresUrl, Secret};
 use crate::db::{ConnectError, Connector};
@@ -72,6 +74,8 @@ impl WorkerAddress {
 pub(super) struct Worker {
     pub(super) address: WorkerAddress,
     connector: Connector,
+    /// The schemas of the buckets.
+    schemas: Arc<[String]>,
 }
 
 impl Worker {
@@ -83,15 +87,23 @@ impl Worker {
             }
             return Ok([].into());
         }
-        let worker = |url| Ok(Worker { address: WorkerAddress::of(url)?, connector: Connector::new(url, NAME)? });
+        let schemas: Arc<[String]> = layout.schemas().into();
+        let worker = |url| {
+            let (address, connector) = (WorkerAddress::of(url)?, Connector::new(url, NAME)?);
+            Ok(Worker { address, connector, schemas: schemas.clone() })
+        };
         config.database_worker_urls.iter().map(worker).collect()
     }
 
-    /// Returns the identity of the database that its URL leads to.
+    /// Returns the identity of the database that its URL leads to. Fails if the URL's role lacks rights to the buckets.
     async fn place(&self) -> Result<Option<String>, AskError> {
         let session = self.connector.open().await?;
         let messages = session.simple_query(PLACE).await?;
+        let rights = session.query_typed(fitness::RIGHTS.text, &[(&&self.schemas[..], Type::TEXT_ARRAY)]).await?;
         session.close().await;
+        if let Some(missing) = rights.first().map(|row| row.try_get(0)).transpose()?.flatten() {
+            return Err(AskError::Rights(missing));
+        }
         Ok(messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
             _ => None,
@@ -106,6 +118,8 @@ enum AskError {
     Connect(#[from] ConnectError),
     #[error("it does not say which server it is")]
     Database(#[from] tokio_postgres::Error),
+    #[error("the role of its URL lacks rights there: {0} (deploy/grants.sql grants all that it needs)")]
+    Rights(String),
     #[error("it does not answer")]
     Timeout(#[from] tokio::time::error::Elapsed),
 }
@@ -114,6 +128,7 @@ enum AskError {
 #[derive(Debug)]
 pub(super) struct Admission {
     coordinator: Connector,
+    workers: Arc<[Worker]>,
     /// The servers not admitted yet, with their indexes in the settings.
     outside: Vec<Outside>,
 }
@@ -130,7 +145,14 @@ struct Outside {
 
 impl Admission {
     /// Starts without any admitted server. `coordinator` is asked for its servers.
-    pub(super) fn new(coordinator: Connector, workers: &[Worker]) -> Admission {
+    pub(super) fn new(coordinator: Connector, workers: Arc<[Worker]>) -> Admission {
+        let mut admission = Admission { coordinator, workers, outside: Vec::new() };
+        admission.start_over();
+        admission
+    }
+
+    /// Considers no server admitted any more.
+    pub(super) fn start_over(&mut self) {
         let next = Instant::now();
         let outside = |(place, worker): (usize, &Worker)| Outside {
             place,
@@ -139,7 +161,7 @@ impl Admission {
             pause: PAUSES.0,
             said: None,
         };
-        Admission { coordinator, outside: workers.iter().enumerate().map(outside).collect() }
+        self.outside = self.workers.iter().enumerate().map(outside).collect();
     }
 
     /// Checks the servers that are not admitted yet and due, and returns those that are admitted now.
@@ -181,7 +203,7 @@ impl Outside {
             Err(error) => tracing::warn!(
                 server,
                 error = error as &dyn std::error::Error,
-                "a server of DATABASE_WORKER_URLS is not used until it has shown that it belongs to the Citus cluster"
+                "a server of DATABASE_WORKER_URLS is not used until it has shown that it can serve and belongs to the Citus cluster"
             ),
         }
     }

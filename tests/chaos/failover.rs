@@ -5,13 +5,11 @@ use crate::epilogue::SOON;
 use crate::probe::{Pushing, brings_all, pushes, stream};
 use crate::suite::beside_others;
 use crate::support::*;
-use mana_dev::{Postgres, PostgresOptions, TemporaryPostgres};
+use mana_dev::{Postgres, TemporaryPostgres};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -26,17 +24,8 @@ async fn execute(server: &str, statement: &'static str) {
 }
 
 /// Starts a standby of this server in this folder, and waits until it has caught up and commits wait for it.
-async fn standby_of(primary: &Postgres, folder: &Path) -> Postgres {
-    // The PostgreSQL user needs access.
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let data_dir = folder.join("standby");
-    let mut copy = Command::new(primary.binaries().program("pg_basebackup"));
-    copy.args(["--no-sync", "--write-recovery-conf", "--checkpoint=fast", "-D"]).arg(&data_dir);
-    copy.args(["-d", &primary.admin_url()]);
-    let copied = tokio::task::spawn_blocking(move || copy.output()).await.unwrap().expect("pg_basebackup is needed");
-    assert!(copied.status.success(), "{copied:?}");
-    let options = PostgresOptions { data_dir, port: None, settings: vec![], durable: false };
-    let standby = Postgres::start_with(primary.binaries().clone(), options).await.unwrap();
+async fn synchronous_standby_of(primary: &Postgres, folder: &Path) -> Postgres {
+    let standby = standby_of(primary, folder, vec![]).await;
     execute(&primary.admin_url(), "alter system set synchronous_standby_names = '*'").await;
     execute(&primary.admin_url(), "select pg_reload_conf()").await;
     let mut connection = PgConnection::connect(&primary.admin_url()).await.unwrap();
@@ -64,7 +53,7 @@ async fn after_a_failover_everything_goes_on_with_the_new_primary_and_nobody_has
     let _beside = beside_others().await;
     let mut primary = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let standby = standby_of(primary.server(), folder.path()).await;
+    let standby = synchronous_standby_of(primary.server(), folder.path()).await;
     let (first, second) = (primary.server().port(), standby.port());
     let each = move |_: usize, url: &str| {
         let both = url.replace(&format!(":{first}/"), &format!(":{first},127.0.0.1:{second}/"));

@@ -9,6 +9,10 @@ use mana_dev::{Shutdown, citus};
 use reqwest::StatusCode;
 use std::time::{Duration, Instant};
 
+/// The connections of replicas on which pushes and reads arrive.
+const CONNECTED: &str = "select count(*) from pg_stat_activity where application_name like 'mana-sync %'
+    and application_name <> 'mana-sync workers' and datname = current_database()";
+
 /// How long the worker is down; CITUS_DOWN_SECONDS for longer.
 fn down() -> Duration {
     let seconds = std::env::var("CITUS_DOWN_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
@@ -115,20 +119,69 @@ async fn a_worker_of_another_cluster_is_not_used() {
         cluster.nodes[0].log().contains("does not belong to the Citus cluster of DATABASE_URL")
     })
     .await;
-    let connected = "select count(*) from pg_stat_activity where application_name like 'mana-sync %'
-        and application_name <> 'mana-sync workers' and datname = current_database()";
     for url in ours.split(' ') {
         eventually("its own workers are used", async || {
             for user in &users {
                 assert_eq!(cluster.push(user, "todo", body("b")).await.0, StatusCode::OK);
             }
-            number(url, connected).await > 0
+            number(url, CONNECTED).await > 0
         })
         .await;
     }
     for url in foreign.split(' ') {
-        assert_eq!(number(url, connected).await, 0);
+        assert_eq!(number(url, CONNECTED).await, 0);
     }
     assert_eq!(number(&other.url, "select count(*) from sync_changes").await, 0, "nothing was stored there");
+    assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, 2 * i64::from(BUCKETS));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn a_worker_that_the_role_of_its_url_may_not_use_is_not_used() {
+    let citus = Citus::start().await;
+    distribute(&citus.url, &BUCKETS.to_string()).await;
+    sql(&citus.url, "create role nobody login").await;
+    let workers = citus.worker_urls().replace("postgres://postgres@", "postgres://nobody@");
+    let settings = [("DATABASE_WORKER_URLS".to_owned(), workers)];
+    let cluster = Cluster::start_over_with(&citus.url, 1, settings.into()).await;
+    eventually("it is said", async || cluster.nodes[0].log().contains("the role of its URL lacks rights there")).await;
+    let body = serde_json::json!({ "clientId": "phone", "changes": [insert("todos", "a", "Milk", crate::AT)] });
+    for user in &users_of_all(&cluster, 1) {
+        assert_eq!(cluster.push(user, "todo", body.clone()).await.0, StatusCode::OK);
+    }
+}
+
+/// As after a switchover to another address, with the old server still accepting pushes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn a_worker_that_was_replaced_is_not_used_any_more() {
+    let mut citus = Citus::start().await;
+    distribute(&citus.url, &BUCKETS.to_string()).await;
+    let cluster = citus.replicas(1, true).await;
+    let users = users_of_all(&cluster, 1);
+    let body = |id| serde_json::json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", crate::AT)] });
+    let port = citus.port_of(0).await;
+    let url = citus.worker_urls().split(' ').find(|url| citus::port(url) == port).unwrap().to_owned();
+    eventually("it is used", async || {
+        for user in &users {
+            assert_eq!(cluster.push(user, "todo", body("a")).await.0, StatusCode::OK);
+        }
+        number(&url, CONNECTED).await > 0
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let old = citus::server_at(&mut citus.servers.workers, &port).unwrap();
+    let new = standby_of(old, folder.path(), citus::settings()).await;
+    sql(&new.admin_url(), "select pg_promote()").await;
+    let node = format!("(select nodeid from pg_dist_node where nodeport = {port})");
+    sql(&citus.url, format!("select citus_update_node({node}, '127.0.0.1', {}, true)", new.port())).await;
+    eventually("it is said", async || {
+        cluster.nodes[0].log().contains("does not belong to the Citus cluster of DATABASE_URL")
+    })
+    .await;
+    for user in &users {
+        eventually("all are served", async || cluster.push(user, "todo", body("b")).await.0 == StatusCode::OK).await;
+    }
+    assert_eq!(number(&url, CONNECTED).await, 0);
     assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, 2 * i64::from(BUCKETS));
 }

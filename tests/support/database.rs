@@ -1,7 +1,10 @@
 //! Databases for tests, one for each test, and the role that replicas have there.
 
 use super::*;
+use mana_dev::{Postgres, PostgresOptions};
 use sqlx::{Connection as _, PgConnection};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 
 /// If set to `replica`, the replicas of every cluster run as the role of `deploy/grants.sql`.
 const TEST_ROLE: &str = "TEST_ROLE";
@@ -163,4 +166,18 @@ pub fn program_insert(user: &User) -> String {
                    'runner', '{{"kind":"ai"}}')"#,
         user.id
     )
+}
+
+/// Starts a standby of this server in this folder.
+pub async fn standby_of(primary: &Postgres, folder: &Path, settings: Vec<(String, String)>) -> Postgres {
+    // The PostgreSQL user needs access.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let data_dir = folder.join("standby");
+    let mut copy = Command::new(primary.binaries().program("pg_basebackup"));
+    copy.args(["--no-sync", "--write-recovery-conf", "--checkpoint=fast", "-D"]).arg(&data_dir);
+    copy.args(["-d", &primary.admin_url()]);
+    let copied = tokio::task::spawn_blocking(move || copy.output()).await.unwrap().expect("pg_basebackup is needed");
+    assert!(copied.status.success(), "{copied:?}");
+    let options = PostgresOptions { data_dir, port: None, settings, durable: false };
+    Postgres::start_with(primary.binaries().clone(), options).await.unwrap()
 }
