@@ -1,7 +1,7 @@
 //! Connecting to whichever of a URL's hosts is usable, with the TLS mode the URL asks for.
 
 use super::error::ConnectError;
-use super::staggered;
+use super::staggered::{self, Failed};
 use super::tls::{self, Attempt};
 use crate::config::{Endpoint, Host, PostgresUrl, Secret};
 use futures_util::future::BoxFuture;
@@ -136,7 +136,8 @@ impl Connector {
     async fn connect_to_any(&self) -> Result<(Client, Driver), ConnectError> {
         let count = self.url.hosts.len();
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let (index, connection) = staggered::first(count, |at| self.ask((preferred + at) % count)).await?;
+        let connected = staggered::first(count, |at| self.ask((preferred + at) % count)).await;
+        let (index, connection) = connected.map_err(Failed::of_hosts)?;
         if self.preferred.swap(index, Ordering::Relaxed) != index {
             tracing::warn!(host = index + 1, of = count, "now using this database host");
         }
@@ -209,7 +210,8 @@ impl Connector {
             let address = *in_order.get(at).ok_or(ConnectError::NoPrimary)?;
             Ok((address, self.agree_in_time(address, name, needs_primary).await?))
         };
-        let (address, connection) = staggered::first(in_order.len(), ask).await?;
+        let connected = staggered::first(in_order.len(), ask).await;
+        let (address, connection) = connected.map_err(|failed| failed.error)?;
         // As long as all is well, the resolver decides which address comes first: some balance load this way.
         let is_first = addresses.first() == Some(&address);
         if !is_first && self.preferred_address().replace(address) != Some(address) {

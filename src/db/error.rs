@@ -30,6 +30,9 @@ pub enum ConnectError {
     /// None of the database hosts is writable at the moment.
     #[error("none of the database hosts is writable at the moment")]
     NoPrimary,
+    /// One of several database hosts refused the connection, and another is unavailable at the moment.
+    #[error("one of the database hosts refused the connection, and another is unavailable at the moment")]
+    OneRefused(#[source] tokio_postgres::Error),
 }
 
 impl ConnectError {
@@ -37,7 +40,11 @@ impl ConnectError {
     pub fn is_passing(&self) -> bool {
         match self {
             ConnectError::Url(_) | ConnectError::Tls(_) => false,
-            ConnectError::Resolve(_) | ConnectError::Reach(_) | ConnectError::Timeout | ConnectError::NoPrimary => true,
+            ConnectError::Resolve(_)
+            | ConnectError::Reach(_)
+            | ConnectError::Timeout
+            | ConnectError::NoPrimary
+            | ConnectError::OneRefused(_) => true,
             ConnectError::Refused(error) => match sqlstate(error) {
                 // Shutting down, starting, too many connections, a pooler without its server, a database being created
                 // or dropped.
@@ -49,7 +56,7 @@ impl ConnectError {
 
     /// Describes the error for an operator in one sentence, without any part of a setting.
     pub fn sentence(&self) -> String {
-        let ConnectError::Refused(error) = self else { return self.to_string() };
+        let (ConnectError::Refused(error) | ConnectError::OneRefused(error)) = self else { return self.to_string() };
         match sqlstate(error) {
             Some("53300") => {
                 "the database accepts no more connections: raise max_connections, or the limit of the role or the database, or lower DATABASE_POOL_SIZE"

@@ -14,11 +14,32 @@ const ALL_ASKED: Duration = Duration::from_millis(750);
 /// Pause before a standby is tried again while other places do not answer: it may be the primary by then.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+/// The reason that no connection could be made.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// The most informative of the errors.
+    pub(super) error: ConnectError,
+    /// True if an error of at least one place may pass.
+    may_pass: bool,
+}
+
+impl Failed {
+    /// Returns the error for several hosts: one that refuses for good may be misconfigured, while another that is
+    /// unavailable may be the primary in a moment.
+    pub(super) fn of_hosts(self) -> ConnectError {
+        let is_for_good = !self.error.is_passing();
+        match self.error {
+            ConnectError::Refused(error) if is_for_good && self.may_pass => ConnectError::OneRefused(error),
+            error => error,
+        }
+    }
+}
+
 /// Returns the first connection made to one of this many places. The next is tried if one has failed or is slow.
 ///
 /// # Errors
-/// None could be made; returns the most informative of the errors.
-pub(super) async fn first<T, A>(places: usize, ask: impl Fn(usize) -> A) -> Result<T, ConnectError>
+/// None could be made.
+pub(super) async fn first<T, A>(places: usize, ask: impl Fn(usize) -> A) -> Result<T, Failed>
 where
     A: Future<Output = Result<T, ConnectError>>,
 {
@@ -33,7 +54,7 @@ where
     };
     let (mut unasked, mut unanswered) = (0..places, 0);
     let mut begun = FuturesUnordered::new();
-    let mut telling: Option<ConnectError> = None;
+    let (mut telling, mut may_pass) = (None::<ConnectError>, false);
     let mut is_next_due = true;
     loop {
         if let Some(place) = if is_next_due { unasked.next() } else { None } {
@@ -41,7 +62,7 @@ where
             unanswered += 1;
         }
         if unanswered == 0 {
-            return Err(telling.unwrap_or(ConnectError::NoPrimary));
+            return Err(Failed { error: telling.unwrap_or(ConnectError::NoPrimary), may_pass });
         }
         is_next_due = tokio::select! {
             Some((place, is_again, answer)) = begun.next() => match answer {
@@ -50,6 +71,7 @@ where
                     if matches!(error, ConnectError::NoPrimary) {
                         begun.push(attempt(place, true));
                     }
+                    may_pass |= error.is_passing();
                     telling = Some(more_telling(telling, error));
                     unanswered -= usize::from(!is_again);
                     !is_again
@@ -66,7 +88,7 @@ fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError
         ConnectError::Url(_) | ConnectError::Tls(_) => 4,
         // A reachable standby is more likely to be, or know, the next primary than a host that rejects us.
         ConnectError::NoPrimary => 3,
-        ConnectError::Refused(_) => 2,
+        ConnectError::Refused(_) | ConnectError::OneRefused(_) => 2,
         ConnectError::Timeout | ConnectError::Reach(_) => 1,
         ConnectError::Resolve(_) => 0,
     };
@@ -107,7 +129,7 @@ mod tests {
             })
         };
         let none = first(3, ask).await;
-        assert!(matches!(none, Err(ConnectError::NoPrimary)), "{none:?}");
+        assert!(matches!(none, Err(Failed { error: ConnectError::NoPrimary, .. })), "{none:?}");
         assert!(begun.elapsed() < STAGGER);
     }
 

@@ -60,6 +60,27 @@ async fn the_one_that_can_be_used_is_found_soon_whatever_the_others_are() {
     assert!(matches!(error, ConnectError::Timeout), "{}", said(&error));
 }
 
+/// A standby may have an entry for nobody but its own users, while the primary is being restarted.
+#[tokio::test]
+async fn one_that_refuses_for_good_is_no_reason_to_give_up_while_another_is_unavailable() {
+    let server = Server::plain().await;
+    let (refusing, dead, (_silent, silent)) = (server.port(), free_port().unwrap(), silent().await);
+    let only =
+        async |hosts: String| connect(&format!("postgres://word:wrong@{hosts}/postgres?connect_timeout=1")).await;
+    for hosts in [
+        format!("127.0.0.1:{refusing},127.0.0.1:{dead}"),
+        format!("127.0.0.1:{silent},127.0.0.1:{refusing}"),
+        format!("nobody.invalid,127.0.0.1:{refusing}"),
+    ] {
+        let error = only(hosts.clone()).await.unwrap_err();
+        assert!(error.is_passing() && error.sentence().contains("28P01"), "{hosts}: {}", error.sentence());
+    }
+    for hosts in [format!("127.0.0.1:{refusing}"), format!("127.0.0.1:{refusing},[::1]:{refusing}")] {
+        let error = only(hosts.clone()).await.unwrap_err();
+        assert!(!error.is_passing() && error.sentence().contains("28P01"), "{hosts}: {}", error.sentence());
+    }
+}
+
 #[tokio::test]
 async fn the_host_that_answered_last_is_asked_first() {
     let server = Server::plain().await;
@@ -100,6 +121,9 @@ async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
     assert_eq!(port().await, ports[1], "until it is looked at again");
     pool.prefer(1).await;
     assert_eq!(port().await, ports[1]);
+    pool.set_usable(1, false);
+    assert_eq!(port().await, ports[0], "nor is one that is open used where it may not be any more");
+    pool.set_usable(1, true);
 }
 
 /// A connector whose host has these addresses.

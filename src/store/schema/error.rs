@@ -47,6 +47,11 @@ pub enum SchemaError {
     /// The logs are being distributed over buckets.
     #[error("the logs are being distributed over buckets: let `mana-sync distribute` finish, or run it again")]
     Moving,
+    /// An earlier version is distributing the logs over buckets. The schema must not change until it has finished.
+    #[error(
+        "an earlier version is distributing the logs over buckets: let its `mana-sync distribute` finish, or run that again"
+    )]
+    MovingByEarlier,
     /// A bucket lacks a migration that this replica needs.
     #[error("bucket {schema} lacks migration {missing}, which this version needs: run `mana-sync migrate` first")]
     BucketTooOld {
@@ -66,9 +71,9 @@ impl SchemaError {
     /// Returns why a replica is waiting, in one sentence for operators; `None` if its database is just unavailable.
     pub fn sentence(&self) -> Option<String> {
         match self {
-            SchemaError::Connect(error @ (ConnectError::NoPrimary | ConnectError::Refused(_))) => {
-                Some(error.sentence())
-            }
+            SchemaError::Connect(
+                error @ (ConnectError::NoPrimary | ConnectError::Refused(_) | ConnectError::OneRefused(_)),
+            ) => Some(error.sentence()),
             SchemaError::Connect(_) | SchemaError::Database(_) | SchemaError::Timeout(_) => None,
             other => Some(other.to_string()),
         }
@@ -78,7 +83,7 @@ impl SchemaError {
     pub fn is_passing(&self) -> bool {
         match self {
             SchemaError::Connect(error) => error.is_passing(),
-            SchemaError::Timeout(_) | SchemaError::Moving => true,
+            SchemaError::Timeout(_) | SchemaError::Moving | SchemaError::MovingByEarlier => true,
             SchemaError::Database(error)
             | SchemaError::Migrate(MigrateError::Database(error) | MigrateError::Refused { source: error, .. }) => {
                 DbError::may_pass(error)
