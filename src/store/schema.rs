@@ -7,6 +7,7 @@
 
 mod connection;
 mod error;
+mod renamed;
 
 pub(super) use connection::{NAME, STEP_TIMEOUT, UNTIMED, connect_as};
 pub use error::SchemaError;
@@ -66,7 +67,7 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     }
     match state.filter(|state| state.layout != Layout::ONE) {
         // The distribution creates and migrates what it needs. The schema must not change while it is under way.
-        Some(LayoutState { is_moving: true, .. }) if is_missing => return Err(SchemaError::Moving),
+        Some(LayoutState { is_moving: true, .. }) if is_missing => return Err(SchemaError::MovingByEarlier),
         // Its tables are renamed, and views have their names.
         Some(state) if is_missing || entrances::are_set_aside(&connection).await? => {
             entrances::migrate(&connection, state).await?;
@@ -74,6 +75,7 @@ pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
         // May take as long as it needs.
         _ => migrator::run(&connection).await?,
     }
+    connection.batch_execute(renamed::FOLLOW).await?;
     let after = timeout(MIGRATION_STEP_TIMEOUT, applied(&connection)).await??;
     connection.close().await;
     Ok(Migrated { version: after.last().copied().unwrap_or(0), applied: after.len() - before.len() })

@@ -72,6 +72,51 @@ async fn a_right_that_was_taken_does_not_come_back_with_a_migration() {
     assert!(!may(reads).await && !may(writes).await && may(reads_heads).await);
 }
 
+/// Running this version's command again would not help.
+#[tokio::test]
+async fn what_an_earlier_version_distributes_that_version_has_to_finish() {
+    let url = create_database().await;
+    distribute(&url).await;
+    sql(&url, "update sync_layout set is_moving = true").await;
+    lack_a_migration(&url).await;
+    let buckets = BUCKETS.to_string();
+    for command in [&["migrate"][..], &["distribute", "--buckets", &buckets]] {
+        let said = failed(&url, command).await;
+        assert!(said.contains("an earlier version is distributing the logs"), "{said}");
+    }
+}
+
+/// As after a restore next to another copy: the empty schema with the previous name stands for that copy.
+#[tokio::test]
+async fn after_a_migration_a_schema_that_was_renamed_works_as_before() {
+    for is_distributed in [false, true] {
+        let url = create_database().await;
+        succeeded(&url, &["migrate"]).await;
+        if is_distributed {
+            distribute(&url).await;
+        }
+        sql(&url, "alter schema public rename to \"Copy\"; create schema public").await;
+        let url = format!("{url}?options=-csearch_path%3D%22Copy%22");
+        succeeded(&url, &["migrate"]).await;
+        for statement in [
+            "select sync_push('u', 'a', 'c', '[{\"table\":\"t\",\"id\":\"r\",\"op\":\"insert\",\"data\":{}}]')",
+            "insert into sync_changes (user_id, app_id, table_name, record_id, op, data) values ('u', 'a', 't', 's', 'insert', '{}')",
+            "delete from sync_changes where record_id = 's'",
+        ] {
+            sql(&url, statement).await;
+        }
+        succeeded(&url, &["compact", "--compact-after-ms", "1"]).await;
+        assert_eq!(number(&url, "select count(*) from sync_records('u', 'a')").await, 1);
+        assert!(succeeded(&url, &["erase", "--user", "u", "--yes"]).await.contains("1 change"));
+        let elsewhere = "
+            select count(*) from pg_proc p
+            where p.pronamespace = quote_ident(current_schema())::regnamespace
+              and exists (select from unnest(p.proconfig) as setting
+                          where setting like 'search_path=%' and setting <> 'search_path=\"Copy\", pg_temp')";
+        assert_eq!(number(&url, elsewhere).await, 0, "every function with a search path looks there");
+    }
+}
+
 /// Removes everywhere what the newest migration with a new column added.
 async fn undo_trim_horizon(url: &str) {
     let buckets: Vec<String> = (0..BUCKETS).map(|bucket| format!("sync_b{bucket:02}")).collect();
