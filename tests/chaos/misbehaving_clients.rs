@@ -68,8 +68,12 @@ pub async fn read_nothing(cluster: &FaultyCluster, workload: &Workload, replica:
     if let Ok(mut stream) = stream {
         let reader = workload.reader(format!("slow stream {name} of user 0"), 0, Kind::Beginning);
         let reading = async {
-            while let Ok(Some((_, delta))) = stream.next_delta(READ_ON).await {
-                reader.add(delta.changes);
+            let mut page = Vec::new();
+            while let Ok(Some((id, delta))) = stream.next_delta(READ_ON).await {
+                page.extend(delta.changes);
+                if id.is_some() {
+                    reader.add_page(std::mem::take(&mut page), &delta.synced_until);
+                }
             }
         };
         // It does not end while others write.

@@ -92,9 +92,12 @@ pub struct Expected {
 
 impl Expected {
     pub fn of(rows: &[LogRow], reader: &Reader) -> Expected {
-        let read = rows.iter().filter(|row| reader.reads(&row.row.table_name));
+        let has_read_so_far = |row: &LogRow| {
+            reader.kind != Kind::Beginning || reader.until().is_some_and(|until| row.row.created_at <= until)
+        };
+        let read = rows.iter().filter(|row| reader.reads(&row.row.table_name) && has_read_so_far(row));
         let mut changes: Vec<_> = read.map(|row| (row.row.as_change().unwrap(), row.kept.clone())).collect();
-        if reader.kind == Kind::Stream {
+        if reader.is_grouped() {
             changes.sort_by(|(a, _), (b, _)| a.table.cmp(&b.table));
         }
         let kept = changes.iter().filter(|(_, kept)| kept.is_some()).count();
@@ -112,7 +115,7 @@ impl Expected {
             return reader.count() >= self.kept;
         }
         let mut seen = reader.seen();
-        if reader.kind == Kind::Stream {
+        if reader.is_grouped() {
             seen.sort_by(|a, b| a.table.cmp(&b.table));
         }
         let mut seen = seen.iter();
@@ -137,14 +140,11 @@ impl Expected {
     /// Returns the first change that the reader has beyond these.
     fn explains_as_far(&self, reader: &Reader) -> Result<Option<Change>, String> {
         let mut seen = reader.seen();
-        if reader.kind == Kind::Stream {
+        if reader.is_grouped() {
             seen.sort_by(|a, b| a.table.cmp(&b.table));
         }
         let mut seen = seen.into_iter().peekable();
         for (change, kept) in &self.changes {
-            if reader.kind == Kind::Beginning && seen.peek().is_none() {
-                return Ok(None);
-            }
             if seen.next_if(|seen| is_part(seen, change, kept.as_ref())).is_none() && kept.is_some() {
                 return Err(format!("it lacks {change:?}, and has {:?}", seen.peek()));
             }

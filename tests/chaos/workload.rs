@@ -7,6 +7,7 @@ use mana_load::protocol::{Change, Op};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Map, json};
+use sqlx::types::chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +44,7 @@ pub enum Kind {
     Stream,
     /// Pulls only when it is woken or has just connected. Only counts the changes.
     Woken,
-    /// A stream that is given up: it has the beginning of the log.
+    /// A stream that is given up: it has the beginning of the log, page by page.
     Beginning,
 }
 
@@ -57,6 +58,8 @@ pub struct Reader {
     /// Number of times it has connected.
     connects: AtomicUsize,
     seen: Mutex<Vec<Change>>,
+    /// The cursor up to which a stream that was given up has read.
+    until: Mutex<Option<DateTime<Utc>>>,
 }
 
 impl Reader {
@@ -80,6 +83,21 @@ impl Reader {
         let count = changes.len();
         lock(&self.seen).extend(changes);
         self.add_count(count);
+    }
+
+    /// Adds a page with its cursor.
+    pub fn add_page(&self, changes: Vec<Change>, until: &str) {
+        self.add(changes);
+        *lock(&self.until) = Some(until.parse().unwrap());
+    }
+
+    pub fn until(&self) -> Option<DateTime<Utc>> {
+        *lock(&self.until)
+    }
+
+    /// True if it has the changes of a page by table.
+    pub fn is_grouped(&self) -> bool {
+        matches!(self.kind, Kind::Stream | Kind::Beginning)
     }
 
     pub fn seen(&self) -> Vec<Change> {
@@ -149,7 +167,8 @@ impl Workload {
 
     pub fn reader(&self, name: String, party: usize, kind: Kind) -> Arc<Reader> {
         let (count, connects) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let reader = Arc::new(Reader { name, party, kind, count, connects, seen: Mutex::default() });
+        let reader =
+            Arc::new(Reader { name, party, kind, count, connects, seen: Mutex::default(), until: Mutex::default() });
         lock(&self.readers).push(reader.clone());
         reader
     }
