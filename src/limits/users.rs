@@ -46,6 +46,8 @@ struct UserState {
     pulls: Option<Bucket>,
     bytes: Option<Bucket>,
     stored: Option<StoredBytes>,
+    /// Held by the first request that reads the stored bytes.
+    reading: Arc<tokio::sync::Mutex<()>>,
     /// Bytes stored here in total.
     added: u64,
     /// Bytes of pushes that are being stored.
@@ -218,16 +220,26 @@ impl UserLimits {
         Ok(Some(claim.ok_or(LimitReached::BytesStored)?))
     }
 
-    /// Makes sure that the stored bytes of a user are known approximately.
+    /// Makes sure that the stored bytes of a user are known approximately: what is being stored while they are read again
+    /// may count twice until the next time. Before they are known nothing is stored, so the first time they are exact.
     async fn read_stored(&self, store: &Store, key: UserKey, user: &Mutex<UserState>) -> Result<(), LimitError> {
-        let read = self.clock.instant();
-        let added_before = {
-            let state = lock(user);
-            if state.stored.is_some_and(|stored| read < stored.read + STORED_BYTES_AGE) {
+        let is_known = || {
+            let (now, state) = (self.clock.instant(), lock(user));
+            state.stored.is_some_and(|stored| now < stored.read + STORED_BYTES_AGE)
+        };
+        if is_known() {
+            return Ok(());
+        }
+        let reading = lock(user).reading.clone();
+        let first = reading.try_lock();
+        if first.is_err() {
+            drop(reading.lock().await);
+            // If not, the first has failed, and nobody waits for another.
+            if is_known() {
                 return Ok(());
             }
-            state.added
-        };
+        }
+        let (read, added_before) = (self.clock.instant(), lock(user).added);
         let bytes = store.quotas.stored_bytes(key).await?;
         let mut state = lock(user);
         // Several requests may read at once.

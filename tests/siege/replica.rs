@@ -80,11 +80,13 @@ impl LimitedReplica {
     pub async fn push(&self, user: &User, body: String) -> Reply {
         let asked = mana_dev::wait::until(EVENTUALLY, async || {
             let reply = self.cluster.push_raw(user, "todo", body.clone()).await;
-            if reply.status == 503 {
-                println!("| a push has to wait: {} |", reply.refused(503, "busy"));
-                return None;
+            // Nor does a large body always arrive in time beside all attacks at once.
+            match reply.status.as_u16() {
+                503 => println!("| a push has to wait: {} |", reply.refused(503, "busy")),
+                408 => println!("| a push has to wait: {} |", reply.refused(408, "request_timeout")),
+                _ => return Some(reply),
             }
-            Some(reply)
+            None
         })
         .await;
         asked.expect("the replica is not busy for ever")
