@@ -25,9 +25,10 @@ pub(super) const LEAST: usize = 32 << 10;
 const ATTEMPTS: usize = 4;
 /// An answer without a page of up to this many bytes is covered by the fixed cost of its connection.
 const FREE: usize = 4 << 10;
-/// Bytes handed to the transport, or to the compressor, in one turn: it asks for more when they are on their way, and
-/// other tasks run in between.
+/// Bytes handed to the transport, or to the compressor, at once: it asks for more when they are on their way.
 const CHUNK: usize = 64 << 10;
+/// Parts of a body that need no turns of their own: most pages have no more, and do not pay for turns.
+const AT_ONCE: usize = 4;
 
 /// Reads a page into memory that is reserved for it, including while reading. The page ends where memory runs out; if
 /// it is empty then, it is read again once there is memory.
@@ -167,11 +168,11 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
     }
 }
 
-/// Lets other tasks run between the parts of a body. A compressor takes all that it is given before it hands over
+/// Lets other tasks run between the parts of a large body. A compressor takes all that it is given before it hands over
 /// anything, and a client may read as fast as it is written.
 fn in_turns<T>(parts: impl Stream<Item = T>) -> impl Stream<Item = T> {
     parts.enumerate().then(async |(index, part)| {
-        if index > 0 {
+        if index >= AT_ONCE {
             tokio::task::yield_now().await;
         }
         part
@@ -234,7 +235,8 @@ mod tests {
                 }
             }
             assert_eq!(bytes == CHUNKS * CHUNK, encoding == "identity", "{encoding}: {bytes} bytes");
-            assert!(turns >= CHUNKS - 1, "{encoding}: {turns} turns");
+            // A compressor fills some of its turns with what it has so far.
+            assert!(turns >= CHUNKS / 2, "{encoding}: {turns} turns");
         }
     }
 }
