@@ -30,21 +30,6 @@ async fn sql(cluster: &Cluster, statement: String) {
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&cluster.pool).await.unwrap();
 }
 
-/// Runs a statement on each table of this name: there are several if the logs are distributed.
-async fn on_each(cluster: &Cluster, table: &str, statement: &str) {
-    let all = format!(
-        "do $do$
-        declare
-            one regclass;
-        begin
-            for one in select oid from pg_class where relname = '{table}' and relkind in ('r', 'p') loop
-                execute format('{statement}', one);
-            end loop;
-        end $do$"
-    );
-    sql(cluster, all).await;
-}
-
 async fn refused(cluster: &Cluster, words: &[&str], table: &str) {
     let output = command(cluster, words, NOW).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
@@ -58,15 +43,14 @@ async fn nobody_is_erased_in_part() {
     let (all, trimmed) = (rows(&cluster, &user).await, history(&cluster, &user).await);
     assert!(trimmed > 0);
     for table in ["sync_changes", "sync_history", "sync_heads"] {
-        on_each(
+        sql(
             &cluster,
-            table,
-            "create trigger audit before delete on %s for each row execute function public.audit()",
+            on_each(table, "create trigger audit before delete on %1$s for each row execute function public.audit()"),
         )
         .await;
         refused(&cluster, &["erase", "--user", &user.id, "--yes"], table).await;
         assert_eq!((rows(&cluster, &user).await, history(&cluster, &user).await), (all.clone(), trimmed), "{table}");
-        on_each(&cluster, table, "drop trigger audit on %s").await;
+        sql(&cluster, on_each(table, "drop trigger audit on %1$s")).await;
     }
     let text = said(&cluster, &["erase", "--user", &user.id, "--yes"], &[]).await;
     assert!(text.contains(&format!("{} changes", all.len() as i64 + trimmed)), "{text}");
@@ -82,13 +66,13 @@ async fn what_stays_in_a_row_is_not_kept_in_the_history_as_well() {
             "create or replace function audit() returns trigger language plpgsql as $$ begin return {returned}; end $$"
         );
         sql(&cluster, returns).await;
-        let put = format!("create trigger audit before {event} on %s for each row execute function public.audit()");
-        on_each(&cluster, "sync_changes", &put).await;
+        let put = format!("create trigger audit before {event} on %1$s for each row execute function public.audit()");
+        sql(&cluster, on_each("sync_changes", &put)).await;
         for _ in 0..2 {
             refused(&cluster, &["compact", "--user", &user.id], "sync_changes").await;
             assert_eq!((rows(&cluster, &user).await, history(&cluster, &user).await), (all.clone(), 0), "{event}");
         }
-        on_each(&cluster, "sync_changes", "drop trigger audit on %s").await;
+        sql(&cluster, on_each("sync_changes", "drop trigger audit on %1$s")).await;
     }
     said(&cluster, &["compact", "--user", &user.id], NOW).await;
     assert!(history(&cluster, &user).await > 0);

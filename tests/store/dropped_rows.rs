@@ -3,6 +3,7 @@
 use crate::support::*;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use std::time::{Duration, Instant};
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
@@ -12,14 +13,6 @@ const AUDIT: &str = "
 create function audit() returns trigger language plpgsql as $$
 begin
     return case when new.record_id like 'lost%' then null else new end;
-end $$;
-do $$
-declare
-    changes regclass;
-begin
-    for changes in select oid from pg_class where relname = 'sync_changes' and relkind = 'r' loop
-        execute format('create trigger audit before insert on %s for each row execute function public.audit()', changes);
-    end loop;
 end $$";
 
 fn body(records: &[&str]) -> Value {
@@ -27,8 +20,8 @@ fn body(records: &[&str]) -> Value {
     json!({ "clientId": "phone", "since": live::NO_DELTA, "changes": changes })
 }
 
-async fn execute(cluster: &Cluster, sql: &'static str) {
-    sqlx::raw_sql(sql).execute(&cluster.pool).await.unwrap();
+async fn execute(cluster: &Cluster, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&cluster.pool).await.unwrap();
 }
 
 #[tokio::test]
@@ -37,6 +30,8 @@ async fn a_push_whose_rows_a_trigger_drops_is_refused_until_the_trigger_is_gone(
     let user = cluster.user();
     cluster.pushed(&user, "todo", body(&["first"])).await;
     execute(&cluster, AUDIT).await;
+    let put = "create trigger audit before insert on %1$s for each row execute function public.audit()";
+    execute(&cluster, &on_each("sync_changes", put)).await;
 
     for records in [&["lost"][..], &["kept", "lost too"], &["lost", "lost too", "kept too"]] {
         let (status, answer) = cluster.push(&user, "todo", body(records)).await;
@@ -66,14 +61,6 @@ const GUARD: &str = "
 create function guard() returns trigger language plpgsql as $$
 begin
     return case when new.user_id like 'guarded%' then null else new end;
-end $$;
-do $$
-declare
-    heads regclass;
-begin
-    for heads in select oid from pg_class where relname = 'sync_heads' and relkind = 'r' loop
-        execute format('create trigger guard before %s on %s for each row execute function public.guard()', '__EVENT__', heads);
-    end loop;
 end $$";
 
 #[tokio::test]
@@ -82,8 +69,9 @@ async fn a_trigger_that_drops_heads_is_named_at_once() {
     let cluster = Cluster::start_with(1, &[("QUEUE_TIMEOUT_MS", "60000")]).await;
     let (user, other) = (cluster.user_named("guarded"), cluster.user());
     for event in ["insert", "update"] {
-        let guard = GUARD.replace("__EVENT__", event);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(guard)).execute(&cluster.pool).await.unwrap();
+        execute(&cluster, GUARD).await;
+        let put = format!("create trigger guard before {event} on %1$s for each row execute function public.guard()");
+        execute(&cluster, &on_each("sync_heads", &put)).await;
         // Alone and beside others.
         for others in [0, 20] {
             let begun = Instant::now();
@@ -113,6 +101,8 @@ async fn a_program_is_told_of_what_a_trigger_drops() {
     let cluster = Cluster::start(1).await;
     let user = cluster.user();
     execute(&cluster, AUDIT).await;
+    let put = "create trigger audit before insert on %1$s for each row execute function public.audit()";
+    execute(&cluster, &on_each("sync_changes", put)).await;
     let changes = body(&["kept", "lost"])["changes"].clone();
     let push = sqlx::query("select sync_push($1, 'todo', 'importer', $2)").bind(&user.id).bind(changes);
     let error = push.execute(&cluster.pool).await.unwrap_err();

@@ -8,20 +8,8 @@ use sqlx::AssertSqlSafe;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 
-/// Runs a statement on each table of changes: there are several if the logs are distributed.
 async fn on_changes(cluster: &Cluster, statement: &str) {
-    let all = format!(
-        "do $do$
-        declare
-            changes regclass;
-        begin
-            for changes in select oid from pg_class where relname = 'sync_changes' and relkind = 'r' loop
-                execute format('{}', changes);
-            end loop;
-        end $do$",
-        statement.replace('\'', "''")
-    );
-    sqlx::raw_sql(AssertSqlSafe(all)).execute(&cluster.pool).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(on_each("sync_changes", statement))).execute(&cluster.pool).await.unwrap();
 }
 
 fn body(record: &str, title: &str) -> Value {

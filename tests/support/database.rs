@@ -181,3 +181,19 @@ pub async fn standby_of(primary: &Postgres, folder: &Path, settings: Vec<(String
     let options = PostgresOptions { data_dir, port: None, settings, durable: false };
     Postgres::start_with(primary.binaries().clone(), options).await.unwrap()
 }
+
+/// Returns SQL that runs a statement on each table of this name: there are several if the logs are distributed. The
+/// statement names the table as `%1$s`.
+pub fn on_each(table: &str, statement: &str) -> String {
+    format!(
+        "do $do$
+        declare
+            one regclass;
+        begin
+            for one in select oid from pg_class where relname = '{table}' and relkind in ('r', 'p') loop
+                execute format('{}', one);
+            end loop;
+        end $do$",
+        statement.replace('\'', "''")
+    )
+}

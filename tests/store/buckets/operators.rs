@@ -132,25 +132,11 @@ async fn whoever_is_erased_is_erased_in_the_main_schema_as_well() {
     assert!(said.starts_with("4 changes of alice"), "{said}");
     assert_eq!((left("alice").await, left("bob").await), (0, 4));
     // What a program deletes through the view, and a trigger keeps, is not reported as deleted.
-    let keep = "do $do$
-        declare
-            one regclass;
-        begin
-            for one in select oid from pg_class where relname = 'sync_changes' and relkind = 'r' loop
-                execute format('create trigger audit before delete on %s for each row execute function public.audit()', one);
-            end loop;
-        end $do$";
-    sql(&url, keep).await;
+    let keep = "create trigger audit before delete on %1$s for each row execute function public.audit()";
+    sql(&url, on_each("sync_changes", keep)).await;
     let delete = "with gone as (delete from sync_changes where user_id = 'bob' returning 1) select count(*) from gone";
     assert_eq!(number(&url, delete).await, 0);
-    sql(
-        &url,
-        keep.replace(
-            "create trigger audit before delete on %s for each row execute function public.audit()",
-            "drop trigger audit on %s",
-        ),
-    )
-    .await;
+    sql(&url, on_each("sync_changes", "drop trigger audit on %1$s")).await;
     assert_eq!(number(&url, "select sync_erase('bob')").await, 4);
     assert_eq!((left("alice").await, left("bob").await), (0, 0));
 }
