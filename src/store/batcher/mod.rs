@@ -24,6 +24,7 @@ mod queue;
 mod round_robin;
 mod running;
 mod shared_queue;
+mod waiting;
 
 pub(super) use job::Job;
 

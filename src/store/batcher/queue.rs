@@ -3,6 +3,7 @@
 use super::concurrency::ConcurrencyLimit;
 use super::job::{Job, Way};
 use super::round_robin::{Lane, RoundRobin};
+use super::waiting::Waiting;
 use crate::limits::reads::all_but_a_part;
 use crate::protocol::{LogId, UserKey};
 use prometheus::IntGauge;
@@ -18,9 +19,6 @@ const MIN_BATCH: [usize; 6] = [1, 1, 2, 4, 8, 16];
 const MAX_PUSHES: usize = 64;
 /// Maximum number of changes in one batch: about as many as take as long as a WAL flush.
 const MAX_CHANGES: usize = 256;
-/// Maximum number of waiting pushes, in total and per user.
-const MAX_WAITING: usize = 20_000;
-const MAX_WAITING_OF_USER: usize = MAX_WAITING / 8;
 
 /// All pushes together leave this fraction of the pool's connections to reads, if it has more than one: whatever blocks
 /// all writes, such as a lock or an unresponsive standby, blocks no reads.
@@ -50,43 +48,6 @@ pub(super) struct FairQueue {
     running: usize,
     most: usize,
     most_for_alone: usize,
-}
-
-/// Counts of waiting pushes.
-#[derive(Debug)]
-struct Waiting {
-    all: usize,
-    /// The count of each user who has any.
-    of_users: HashMap<UserKey, usize>,
-    /// Those of all queues of this process.
-    gauge: IntGauge,
-}
-
-impl Waiting {
-    fn new(gauge: IntGauge) -> Waiting {
-        Waiting { all: 0, of_users: HashMap::new(), gauge }
-    }
-
-    fn has_room(&self, user: UserKey) -> bool {
-        self.all < MAX_WAITING && self.of_users.get(&user).is_none_or(|count| *count < MAX_WAITING_OF_USER)
-    }
-
-    fn add(&mut self, user: UserKey) {
-        self.all += 1;
-        self.gauge.inc();
-        *self.of_users.entry(user).or_default() += 1;
-    }
-
-    fn remove(&mut self, user: UserKey) {
-        self.all -= 1;
-        self.gauge.dec();
-        if let Some(count) = self.of_users.get_mut(&user) {
-            *count -= 1;
-            if *count == 0 {
-                self.of_users.remove(&user);
-            }
-        }
-    }
 }
 
 /// The pushes waiting for one log. Logs without any are not kept.

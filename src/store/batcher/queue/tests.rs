@@ -1,6 +1,7 @@
 use super::*;
 use crate::protocol::push::{StampPolicy, read_push};
 use crate::protocol::{Log, Stamp};
+use crate::store::batcher::waiting::MAX_WAITING_OF_USER;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn job(user: &str, changes: usize) -> Job {
