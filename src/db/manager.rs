@@ -160,17 +160,16 @@ impl managed::Manager for Manager {
         if connection.client.is_closed() {
             return gone();
         }
-        match self.health.state(connection.idle_since) {
-            _ if !self.route.is_usable(connection.server) => {
-                connection.driving.abort();
-                gone()
-            }
-            ConnectionState::Trusted => Ok(()),
-            ConnectionState::Suspect if connection.test().await => Ok(()),
-            ConnectionState::Suspect | ConnectionState::Useless => {
-                connection.driving.abort();
-                gone()
-            }
+        let may_stay = self.route.is_usable(connection.server)
+            && match self.health.state(connection.idle_since) {
+                ConnectionState::Trusted => true,
+                ConnectionState::Suspect => connection.test().await,
+                ConnectionState::Useless => false,
+            };
+        if may_stay {
+            return Ok(());
         }
+        connection.driving.abort();
+        gone()
     }
 }
