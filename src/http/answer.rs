@@ -201,7 +201,7 @@ pub(super) fn hold_until_taken(mut response: Response) -> Response {
             let piece = |bytes| Bytes::from_owner(Piece { bytes, _held: held.clone() });
             bytes.map(piece)
         });
-        Body::from_stream(pieces)
+        Body::from_stream(in_turns(pieces))
     })
 }
 
