@@ -170,6 +170,9 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
 
 /// Lets other tasks run between the parts of a large body. A compressor takes all that it is given before it hands over
 /// anything, and a client may read as fast as it is written.
+///
+/// So a page has turns where its parts are made and once more where they are taken: a compressor that has to wait for a
+/// part hands over what it has instead of giving its turn away.
 fn in_turns<T>(parts: impl Stream<Item = T>) -> impl Stream<Item = T> {
     parts.enumerate().then(async |(index, part)| {
         if index >= AT_ONCE {

@@ -232,8 +232,9 @@ async fn no_users_pushes_ever_wake_another() {
 #[tokio::test]
 async fn a_fresh_token_of_the_same_user_extends_the_session() {
     let (cluster, user) = (shared().await, shared().await.user());
-    let short = short_lived(cluster, &user, 1);
+    // Before the token is made: a second may begin in between.
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 2;
+    let short = short_lived(cluster, &user, 1);
     let mut extended = socket(cluster, 0, &short, None, None).await;
     let mut witness = socket(cluster, 0, &short, None, None).await;
     extended.authenticate(&user.token, None).await.unwrap();
