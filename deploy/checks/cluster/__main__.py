@@ -1,0 +1,94 @@
+"""The checks of scripts/check-kubernetes: k8s/ and the commands of docs/ on a real Kubernetes of one node.
+
+The first call prepares: it builds the images, and makes control groups and namespaces, in which it calls itself again."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import containers
+import node as nodes
+import report
+from api import Failed, Kubectl, until
+from network import Network
+
+INSIDE = "--inside"
+
+
+def prepare(binaries, programs):
+    folder = Path(tempfile.mkdtemp(prefix="mana-kubernetes-"))
+    groups = []
+    try:
+        folder.chmod(0o755)
+        made, builder = containers.all_archives(folder / "images", programs)
+        made.append((nodes.PAUSE, builder.pause(nodes.PAUSE)))
+        groups = _control_groups(folder.name)
+        enter = "for group in $GROUPS_OF_OURS; do echo $$ >$group/cgroup.procs; done; exec setpriv --pdeathsig KILL unshare \
+            --mount --net --pid --cgroup --ipc --fork --kill-child --propagation private --mount-proc sh -c '\"$@\"; exit $?' sh \"$@\""
+        command = ["sh", "-c", enter, "sh", sys.executable, __file__.removesuffix("/__main__.py"), INSIDE, folder, binaries, programs]
+        environment = os.environ | {"GROUPS_OF_OURS": " ".join(map(str, groups))}
+        return subprocess.run(command, env=environment).returncode
+    finally:
+        for group in groups:
+            _remove_group(group)
+        if os.environ.get("KEEP_LOGS"):
+            print(f"logs are in {folder}/logs")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mounted_groups():
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [Path(words[4]) for words in lines if words[words.index("-") + 1] in ("cgroup", "cgroup2")]
+
+
+def _control_groups(name):
+    """A control group for everything in each hierarchy."""
+    made = []
+    for hierarchy in _mounted_groups():
+        group = hierarchy / name
+        group.mkdir()
+        for setting in ("cpuset.cpus", "cpuset.mems"):
+            if (hierarchy / setting).exists():
+                (group / setting).write_text((hierarchy / setting).read_text())
+        made.append(group)
+    return made
+
+
+def _remove_group(group):
+    for folder, _, _ in os.walk(group, topdown=False):
+        # A process that was killed leaves its group a moment later.
+        until(f"{folder} is empty", lambda: not Path(folder, "cgroup.procs").read_text().strip(), 20)
+        Path(folder).rmdir()
+
+
+def inside(folder, binaries, programs):
+    for hierarchy in _mounted_groups():
+        group = hierarchy / folder.name
+        if group.exists():
+            subprocess.run(["mount", "--bind", group, hierarchy], check=True)
+    node = nodes.Node(folder, binaries)
+    kubectl = Kubectl(folder)
+    os.environ["PATH"] = kubectl.environment["PATH"]
+    node.start()
+    for archive in sorted((folder / "images").glob("*.tar")):
+        node.add_image(archive)
+    network = Network(folder)
+    until("the node is ready", lambda: "True" in kubectl("get", "node", nodes.NODE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}").stdout)
+    report.line("the node is ready", [])
+    if os.environ.get("CLUSTER_SHELL"):
+        subprocess.run(["bash"], env=kubectl.environment)
+    return report.finish()
+
+
+def main(arguments):
+    if arguments[:1] == [INSIDE]:
+        return inside(*map(Path, arguments[1:]))
+    return prepare(*(Path(argument).resolve() for argument in arguments))
+
+
+sys.exit(main(sys.argv[1:]))
