@@ -10,7 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import commands
 import containers
+import development
 import node as nodes
 import report
 from api import Failed, Kubectl, until
@@ -80,9 +82,44 @@ def inside(folder, binaries, programs):
     network = Network(folder)
     until("the node is ready", lambda: "True" in kubectl("get", "node", nodes.NODE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}").stdout)
     report.line("the node is ready", [])
-    if os.environ.get("CLUSTER_SHELL"):
-        subprocess.run(["bash"], env=kubectl.environment)
+    try:
+        _disk(kubectl, folder)
+        _step("development", lambda: development.check(kubectl))
+        kubectl("delete", "namespace", development.SPACE, "--timeout=120s", timeout=130)
+        _disk(kubectl, folder)
+        _step("commands", lambda: commands.prepare(kubectl, folder))
+        _step("scaling", lambda: commands.scale(kubectl))
+        _step("commands of the pages", lambda: commands.check(kubectl))
+        report.line("Services and policies become rules", [network.problem] if network.problem else [])
+    finally:
+        for resources in ("pods -A -o wide", "events -A"):
+            (node.logs / f"{resources.split()[0]}.log").write_text(kubectl("get", *resources.split()).stdout)
     return report.finish()
+
+
+def _step(name, check):
+    """Goes on with the next checks if what these need does not happen."""
+    try:
+        check()
+    except (Failed, subprocess.TimeoutExpired) as failed:
+        report.line(name, [failed])
+
+
+def _disk(kubectl, folder):
+    """A disk for the one claim of overlays/development, as a provisioner would make it."""
+    place = Path(tempfile.mkdtemp(prefix="disk-", dir=folder))
+    on_node = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [nodes.NODE]}]}
+    kubectl.apply([{
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"disk-{place.stat().st_ino}"},
+        "spec": {
+            "capacity": {"storage": "2Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "local": {"path": str(place)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [on_node]}},
+        },
+    }])
 
 
 def main(arguments):

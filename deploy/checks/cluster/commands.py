@@ -1,0 +1,157 @@
+"""Runs every kubectl command of the runbooks and the pages beside them, as written, against a cluster in their namespace.
+
+Lines that a runbook looks for in the log are not all produced here: then the rest of the command, before the pipe, has to
+print the log of every replica."""
+
+import http.client
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import report
+import runbooks
+import yaml
+from api import until
+from development import SERVER, pods, ready_names, token
+
+SPACE = "mana-sync"
+# Production is only validated: this cluster has nothing of what it needs around it.
+APPLY = "kubectl apply -k k8s/overlays/production"
+# Lines that are in the log by now.
+PRODUCED = ("are refused", "WARN|ERROR")
+LAST = ("delete ",)
+
+
+def prepare(kubectl, folder):
+    """The development overlay with what production has: the namespace, logs in JSON, and the admin port."""
+    tree = Path(shutil.copytree("k8s", folder / "k8s"))
+    for example in tree.rglob("*.example"):
+        shutil.copy(example, example.with_suffix(""))
+    overlay = tree / "overlays/commands"
+    overlay.mkdir()
+    shutil.copy(tree / "overlays/production/admin.env", overlay)
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": SPACE,
+        "resources": ["../development"],
+        "components": ["../../components/admin"],
+        "configMapGenerator": [{"name": "mana-sync", "behavior": "merge", "literals": ["LOG_FORMAT=json"]}],
+        "secretGenerator": [{"name": "mana-sync-admin", "envs": ["admin.env"]}],
+    }
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    done = kubectl("apply", "--server-side", "--validate=strict", "-k", overlay)
+    report.line("admin: accepted without warnings", [done.stderr] if done.returncode or done.stderr.strip() else [])
+    kubectl.must("-n", SPACE, "rollout", "status", "deployment/mana-sync", "--timeout=240s", timeout=250)
+    return tree
+
+
+def scale(kubectl):
+    """New replicas take part in the cluster."""
+    kubectl.must("-n", SPACE, "scale", "deployment/mana-sync", "--replicas=6")
+    kubectl.must("-n", SPACE, "rollout", "status", "deployment/mana-sync", "--timeout=180s", timeout=190)
+    names = ready_names(kubectl, SPACE)
+    seen = lambda: kubectl("-n", SPACE, "exec", "deploy/mana-sync", "--", "/mana-sync", "admin", "cluster").stdout
+    missing = lambda: [name for name in names if name not in seen()]
+    deadline = time.monotonic() + 60
+    while missing() and time.monotonic() < deadline:
+        time.sleep(1)
+    report.line("scaling from 3 to 6: every replica is in `admin cluster`", ([f"{missing()} in:\n{seen()}"] if missing() else []) + ([] if len(names) == 6 else [names]))
+    kubectl.must("-n", SPACE, "scale", "deployment/mana-sync", "--replicas=3")
+    until("three are left", lambda: len(pods(kubectl, SPACE)) == 3, 120)
+
+
+def check(kubectl):
+    pod = _restart_one(kubectl)
+    _refuse_tokens(kubectl)
+    kubectl.environment |= {
+        "JWKS_URL": "http://issuer:3001/api/auth/jwks",
+        "MANA_CREDITS_URL": "http://mana-credits.credits:3061",
+        "MANA_SERVICE_KEY": "dev-service-key",
+    }
+    pages = [*sorted(runbooks.PAGES.glob("*.md")), *runbooks.BESIDE]
+    commands = [(page, command) for page in pages for command in runbooks._kubectl(page.read_text())]
+    # Those that take something away come last.
+    for page, command in sorted(commands, key=lambda one: any(word in one[1] for word in LAST)):
+        if command.startswith("kubectl apply -k"):
+            if command not in (APPLY, "kubectl apply -k k8s/overlays/…"):
+                report.line(f"{page.name}: {command}", ["nobody runs it"])
+            continue
+        problems = _run(kubectl, command.replace("<pod>", pod).replace("<url>", kubectl.environment["JWKS_URL"]))
+        report.line(f"{page.name}: {command}", problems)
+
+
+def _restart_one(kubectl):
+    """Kills one replica's process, so that there is a log of a previous container."""
+    pod = ready_names(kubectl, SPACE)[0]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"REPLICA_ID={pod}\0".encode() in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            pass
+    restarted = lambda: next(p for p in pods(kubectl, SPACE) if p["metadata"]["name"] == pod)["status"]["containerStatuses"][0]["restartCount"]
+    until("the killed replica is restarted", lambda: restarted() and len(ready_names(kubectl, SPACE)) == 3, 60)
+    return pod
+
+
+def _refuse_tokens(kubectl):
+    for pod in pods(kubectl, SPACE):
+        for _ in range(30):
+            connection = http.client.HTTPConnection(pod["status"]["podIP"], 3050, timeout=5)
+            connection.request("GET", "/sync/todo", headers={"Authorization": "Bearer " + token_of_nobody})
+            connection.getresponse().read()
+            connection.close()
+
+
+# A token whose key nobody published: its header names none that exists.
+token_of_nobody = "eyJhbGciOiJFZERTQSIsImtpZCI6Im5vYm9keSJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6NDEwMjQ0NDgwMH0." + "A" * 86
+
+
+def _run(kubectl, command):
+    if " port-forward " in command:
+        return _forward(kubectl, command)
+    whole, piped = command, " | grep" in command
+    if piped and not any(text in command for text in PRODUCED):
+        command = command.split(" | ")[0]
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=kubectl.environment, stdin=subprocess.DEVNULL, timeout=180)
+    output = done.stdout + done.stderr
+    if done.returncode != 0:
+        return [output or f"exit status {done.returncode}"]
+    names = [pod["metadata"]["name"] for pod in pods(kubectl, SPACE)]
+    expected = []
+    if " logs -l " in command and "component=server" in command:
+        expected = [f"[pod/{name}/mana-sync]" for name in names] if command == whole.split(" | ")[0] else ["[pod/"]
+    elif "get pods" in command:
+        expected = names
+    elif "/mana-sync admin cluster" in command:
+        expected = names
+    elif " debug " in command:
+        return [] if re.search(r"HTTP/|curl: \(", output) and not ("jwks" in command.lower() and "HTTP/1.1 200" not in output) else [output]
+    elif "get configmap" in command:
+        expected = [kubectl.environment["JWKS_URL"], kubectl.environment["MANA_CREDITS_URL"]]
+    elif "get nodes" in command:
+        expected = [" Ready "]
+    elif not done.stdout.strip() and " delete " not in command:
+        return ["it prints nothing"]
+    return [f"{text} is missing in:\n{output[-1500:]}" for text in expected if text not in output]
+
+
+def _forward(kubectl, command):
+    port = int(re.search(r"mana-sync (\d+)", command).group(1))
+    process = subprocess.Popen(["bash", "-c", "exec " + command.split(" #")[0]], env=kubectl.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        line = process.stdout.readline()
+        if "Forwarding from" not in line:
+            return [line + process.stdout.read()]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/health/ready")
+        status = connection.getresponse().status
+        return [] if status == 200 else [f"/health/ready answers {status}"]
+    finally:
+        process.terminate()
+        process.wait()
