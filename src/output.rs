@@ -75,6 +75,11 @@ fn is_order(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Returns a count with its noun, which takes an "s" unless there is one.
+pub fn counted<N: std::fmt::Display + PartialEq + From<u8>>(count: N, one: &str) -> String {
+    if count == N::from(1) { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +103,10 @@ mod tests {
             assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), json);
         }
         assert_eq!(escaped("{\n  \"a\": 1\n}\n"), "{\n  \"a\": 1\n}\n", "between values there may be lines");
+    }
+
+    #[test]
+    fn one_is_counted_in_the_singular() {
+        assert_eq!([0_u64, 1, 2].map(|count| counted(count, "log")), ["0 logs", "1 log", "2 logs"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{CommandError, written};
 use crate::config::{CompactionConfig, DatabaseConfig};
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::store::compaction::{Compactor, Progress};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,8 +46,12 @@ pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
     let trimmed = done.trimmed;
     let mut out = Output::default();
     out.line(format_args!(
-        "{} logs: {} changes examined, {} trimmed, {} of them removed entirely; {} bytes removed.",
-        done.logs, trimmed.seen, trimmed.rows, trimmed.gone, trimmed.bytes
+        "{}: {} examined, {} trimmed, {} of them removed entirely; {} removed.",
+        counted(done.logs, "log"),
+        counted(trimmed.seen, "change"),
+        trimmed.rows,
+        trimmed.gone,
+        counted(trimmed.bytes, "byte")
     ));
     match done.failed {
         0 => written(out.end()),

@@ -2,7 +2,7 @@
 
 use super::{CommandError, written};
 use crate::config::DatabaseConfig;
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::store::distribute::{self, Progress};
 use crate::store::{Layout, MAX_BUCKETS};
 use clap::Args;
@@ -45,8 +45,10 @@ pub async fn run(args: &DistributeArgs) -> Result<(), CommandError> {
         Some(done) => {
             let progress = done.progress;
             out.line(format_args!(
-                "{} logs with {} changes moved; the logs are distributed over {} buckets.",
-                progress.moved, progress.changes, args.buckets
+                "{} with {} moved; the logs are distributed over {} buckets.",
+                counted(progress.moved, "log"),
+                counted(progress.changes, "change"),
+                args.buckets
             ));
             if done.on_citus {
                 out.line("Citus has distributed the buckets over its servers.");

@@ -2,7 +2,7 @@
 
 use super::{CommandError, written};
 use crate::config::DatabaseConfig;
-use crate::output::{Output, plain};
+use crate::output::{Output, counted, plain};
 use crate::store::lifecycle::Archive;
 use clap::Args;
 use std::io::{IsTerminal, Write};
@@ -31,7 +31,7 @@ pub async fn run(args: &EraseArgs) -> Result<(), CommandError> {
     let erased = Archive::connect(&args.database, "erase").await?.erase(&args.user).await?;
     let mut out = Output::default();
     let user = plain(&args.user);
-    out.line(format_args!("{erased} changes of {user} erased, including what was kept of trimmed ones."));
+    out.line(format_args!("{} of {user} erased, including what was kept of trimmed ones.", counted(erased, "change")));
     written(out.end())
 }
 

@@ -30,7 +30,7 @@ async fn the_command_line_does_the_same() {
     let json: Value = serde_json::from_str(&done(&["cluster", "--json"]).await).unwrap();
     assert_eq!(names(&json["replicas"]).len(), 2);
     let shown = done(&["user", &user.id]).await;
-    assert!(shown.contains("1 sessions") && shown.contains("laptop") && shown.contains("lost"), "{shown}");
+    assert!(shown.contains("1 session\n") && shown.contains("laptop") && shown.contains("lost"), "{shown}");
     let record = done(&["record", "--user", &user.id, "--app", APP, "--table", "tasks", "--id", "a"]).await;
     assert!(record.contains("\"Milk\"") && record.contains("wins"), "{record}");
     assert!(done(&["drain", "replica-2"]).await.contains("drained"));

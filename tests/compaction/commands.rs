@@ -33,7 +33,7 @@ async fn compact_trims_the_logs_that_are_named_as_far_as_they_are_old_enough() {
     said(cluster, &["compact", "--user", &user.id, "--app", "notes"], NOW).await;
     assert_eq!(rows(cluster, &user).await, all, "of that app nothing lost");
     let text = said(cluster, &["compact", "--user", &user.id, "--app", APP], NOW).await;
-    assert!(text.contains("1 logs: 6 changes examined, 1 trimmed, 1 of them removed entirely"), "{text}");
+    assert!(text.contains("1 log: 6 changes examined, 1 trimmed, 1 of them removed entirely"), "{text}");
     assert_eq!((rows(cluster, &user).await.len(), history(cluster, &user).await), (all.len() - 1, 1));
     assert_eq!(rows(cluster, &other).await, all);
     let bad = command(cluster, &["compact"], &[("COMPACT_AFTER_MS", "soon")]).await;

@@ -187,7 +187,7 @@ async fn a_log_that_is_made_during_an_erasure_stays_whole() {
     let pages = cluster.pull_all(&user, "notes", TABLE, BEGINNING, None).await;
     assert_eq!(ids_of(&pages), ["a"], "what was answered 200 is there");
     let text = said(&cluster, &["erase", "--user", &user.id, "--yes"], &[]).await;
-    assert!(text.contains("1 changes"), "{text}");
+    assert!(text.contains("1 change of"), "{text}");
     assert_eq!((left(&cluster, &user).await, cluster.stored(&user).await), (0, 0));
 }
 

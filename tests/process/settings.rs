@@ -106,6 +106,21 @@ async fn an_error_says_in_plain_words_what_a_value_must_be() {
 }
 
 #[tokio::test]
+async fn a_negative_number_is_refused_as_the_value_that_it_is() {
+    for words in [
+        &["serve", "--database-url", "postgres://127.0.0.1:1/nowhere", "--port", "-987654"][..],
+        &["--database-url", "postgres://127.0.0.1:1/nowhere", "--page-max-changes", "-987654"],
+        &["usage", "--database-url", "postgres://127.0.0.1:1/nowhere", "--top", "-987654"],
+    ] {
+        let output = run(words, &[]).await;
+        let said = said(&output);
+        let option = words[words.len() - 2];
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("invalid value for {option} <")) && !said.contains("987654"), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn words_that_are_no_option_may_be_a_setting_s_value_and_are_not_repeated() {
     let urls = format!("postgres://user:{MARK}@host/database");
     for words in [

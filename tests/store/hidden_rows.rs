@@ -152,5 +152,5 @@ async fn nobody_is_erased_whose_changes_the_owner_does_not_see() {
         assert_eq!(number(&url, all).await, 2, "{table}");
     }
     let (done, said) = run(&theirs, &["erase", "--user", "alice", "--yes"]).await;
-    assert!(done && said.contains("1 changes"), "{said}");
+    assert!(done && said.contains("1 change of"), "{said}");
 }

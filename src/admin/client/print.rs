@@ -2,7 +2,7 @@
 
 use crate::admin::report::{Cluster, Done, Record, RefusedTokens, Replica, Silent, User};
 use crate::admin::units::{at_least, bytes, latency, rate};
-use crate::output::{Output, plain};
+use crate::output::{Output, counted, plain};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
@@ -82,8 +82,8 @@ fn in_force(out: &mut Output, replicas: &[Replica]) {
 pub(super) fn user(out: &mut Output, user: &User) {
     out.line(format_args!("{} ({})", plain(&user.user_id), user.user_key));
     let usage = &user.usage;
-    let (changes, size) = (at_least(usage.changes.to_string(), usage.more), at_least(bytes(usage.bytes), usage.more));
-    out.line(format_args!("{} apps, {changes} changes, {size}", usage.apps));
+    let changes = if usage.more { format!("{}+ changes", usage.changes) } else { counted(usage.changes, "change") };
+    out.line(format_args!("{}, {changes}, {}", counted(usage.apps, "app"), at_least(bytes(usage.bytes), usage.more)));
     if usage.more {
         out.line("Only the newest changes are counted; `mana-sync usage` counts everything in the largest logs.");
     }
@@ -104,7 +104,7 @@ pub(super) fn user(out: &mut Output, user: &User) {
         ]
     });
     table(out, &["APP", "DEVICE", "CHANGES", "LAST PUSH", "HAS READ UNTIL"], &rows.collect::<Vec<_>>());
-    out.line(format_args!("\n{} sessions", user.sessions_total));
+    out.line(format_args!("\n{}", counted(user.sessions_total, "session")));
     let rows = user.sessions.iter().map(|session| {
         vec![
             session.replica.clone(),
