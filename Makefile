@@ -17,7 +17,7 @@ ifneq ($(shell id -u),0)
 root_only := --skip a_full_disk $(info Not root: skipping the test with a full disk.)
 endif
 
-.PHONY: help dev test test-newest-postgres test-citus test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit model histories bootstrap bootstrap-tests check-ops check-dashboards check-image rehearse-alerts
+.PHONY: help dev test test-newest-postgres test-citus test-browser chaos siege check-supply-chain rollout bench growth load fmt fmt-check lint unit model histories bootstrap bootstrap-tests check-ops check-dashboards check-image test-kubernetes rehearse-alerts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -102,6 +102,10 @@ check-dashboards: bootstrap ## Query every panel of the dashboard from a Prometh
 
 rehearse-alerts: bootstrap ## Break clusters on purpose and check which alerts arrive, and when; ARGS="killed frozen", FACTOR=20 (forty minutes)
 	@scripts/rehearse-alerts $(ARGS)
+
+test-kubernetes: ## k8s/ and the pages' kubectl commands on a real Kubernetes of one node: KUBERNETES_BIN=folder with its programs, etcd and containerd (needs root)
+	$(CARGO) build -p mana-sync -p mana-dev --bins
+	@scripts/check-kubernetes
 
 check-image: ## Build the image's last stage and run it as restricted as in production (needs root, takes minutes)
 	@scripts/check-image $(ARGS)

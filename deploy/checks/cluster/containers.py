@@ -22,7 +22,7 @@ export PATH PGDATA=/var/lib/postgresql/18/docker
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     mkdir -p "$PGDATA"
     echo "$POSTGRES_PASSWORD" >/tmp/password
-    initdb --username="$POSTGRES_USER" --pwfile=/tmp/password --auth-local=trust --auth-host=scram-sha-256 --no-sync
+    initdb --username="$POSTGRES_USER" --pwfile=/tmp/password --encoding=UTF8 --locale=C --auth-local=trust --auth-host=scram-sha-256 --no-sync
     rm /tmp/password
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     echo "create database $POSTGRES_DB;" | postgres --single -j postgres
@@ -98,7 +98,7 @@ class Builder:
         script.chmod(0o755)
         shutil.rmtree(root / "usr/lib/postgresql/bin")
         path = f"{installed}/bin:/usr/bin:/bin"
-        return self._build(name, f'FROM scratch\nCOPY --from=build / /\nENV PATH={path} LANG=C.UTF-8\nENTRYPOINT ["/docker-entrypoint.sh"]\n', root)
+        return self._build(name, f'FROM scratch\nCOPY --from=build / /\nENV PATH={path} LANG=C\nENTRYPOINT ["/docker-entrypoint.sh"]\n', root)
 
     def _empty(self):
         root = self.folder / "stage"

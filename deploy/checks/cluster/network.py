@@ -123,11 +123,11 @@ table ip kube {{
   chain ingress {{
 {ingress}
   }}
-  chain prerouting {{ type nat hook prerouting priority dstnat; jump services }}
-  chain output {{ type nat hook output priority -100; jump services }}
-  chain from_node {{ type filter hook output priority 0; ip daddr {SERVICES} reject }}
-  chain to_node {{ type filter hook input priority 0; ct state established,related accept; jump egress }}
-  chain between {{ type filter hook forward priority 0; ct state established,related accept; ip daddr {SERVICES} reject; jump egress; jump ingress }}
+  chain prerouting {{ type nat hook prerouting priority dstnat; jump services; }}
+  chain output {{ type nat hook output priority -100; jump services; }}
+  chain from_node {{ type filter hook output priority 0; ip daddr {SERVICES} reject; }}
+  chain to_node {{ type filter hook input priority 0; ct state established,related accept; jump egress; }}
+  chain between {{ type filter hook forward priority 0; ct state established,related accept; ip daddr {SERVICES} reject; jump egress; jump ingress; }}
 }}
 """
 
