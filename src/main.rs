@@ -159,7 +159,8 @@ fn without_empty_settings(command: clap::Command, unreadable: &mut Option<String
             *unreadable = argument.get_env().map(|name| name.to_string_lossy().into_owned());
         }
         // A negative number is a value, to be refused with what it must be, rather than an unknown option.
-        let argument = if argument.get_action().takes_values() { argument.allow_negative_numbers(true) } else { argument };
+        let argument =
+            if argument.get_action().takes_values() { argument.allow_negative_numbers(true) } else { argument };
         if value.is_some_and(|value| value.is_empty()) { argument.env(Resettable::Reset) } else { argument }
     });
     command.mut_subcommands(|command| without_empty_settings(command, unreadable))
