@@ -5,6 +5,7 @@ The first call prepares: it builds the images, and makes control groups and name
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,8 @@ def _disk(kubectl, folder):
 
 
 def main(arguments):
+    # So that what was made is removed then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments[:1] == [INSIDE]:
         return inside(*map(Path, arguments[1:]))
     return prepare(*(Path(argument).resolve() for argument in arguments))

@@ -161,6 +161,8 @@ class Node:
             "proxy-client-cert-file": pki("front-proxy.crt"),
             "proxy-client-key-file": pki("front-proxy.key"),
             "enable-aggregator-routing": "true",
+            # No resolver of the machine knows the node's name.
+            "kubelet-preferred-address-types": "InternalIP",
         }
         return [f"--{name}={value}" for name, value in flags.items()]
 
