@@ -15,8 +15,8 @@ from pathlib import Path
 import report
 import runbooks
 import yaml
-from api import until
-from development import SERVER, pods, ready_names, token
+from api import Failed, until
+from development import pods, ready_names
 
 SPACE = "mana-sync"
 # Production is only validated: this cluster has nothing of what it needs around it.
@@ -101,15 +101,12 @@ def _restart_one(kubectl):
 
 def _refuse_tokens(kubectl):
     for pod in pods(kubectl, SPACE):
-        for _ in range(30):
-            connection = http.client.HTTPConnection(pod["status"]["podIP"], 3050, timeout=5)
-            connection.request("GET", "/sync/todo", headers={"Authorization": "Bearer " + token_of_nobody})
-            connection.getresponse().read()
-            connection.close()
-
-
-# A token whose key nobody published: its header names none that exists.
-token_of_nobody = "eyJhbGciOiJFZERTQSIsImtpZCI6Im5vYm9keSJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6NDEwMjQ0NDgwMH0." + "A" * 86
+        connection = http.client.HTTPConnection(pod["status"]["podIP"], 3050, timeout=10)
+        connection.request("GET", "/sync/todo/pull?collection=tasks&since=1970-01-01T00:00:00.000Z", headers={"Authorization": "Bearer of.no.token"})
+        status = connection.getresponse().status
+        connection.close()
+        if status != 401:
+            raise Failed(f"a token that is none is answered {status}")
 
 
 def _run(kubectl, command):
