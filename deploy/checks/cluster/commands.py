@@ -88,14 +88,17 @@ def check(kubectl):
 def _restart_one(kubectl):
     """Kills one replica's process, so that there is a log of a previous container."""
     pod = ready_names(kubectl, SPACE)[0]
+    status = lambda: next(p for p in pods(kubectl, SPACE) if p["metadata"]["name"] == pod)["status"]["containerStatuses"][0]
+    # It may have restarted before, while there was no database yet.
+    before = status()["restartCount"]
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"REPLICA_ID={pod}\0".encode() in (process / "environ").read_bytes():
                 os.kill(int(process.name), signal.SIGKILL)
         except OSError:
             pass
-    restarted = lambda: next(p for p in pods(kubectl, SPACE) if p["metadata"]["name"] == pod)["status"]["containerStatuses"][0]["restartCount"]
-    until("the killed replica is restarted", lambda: restarted() and len(ready_names(kubectl, SPACE)) == 3, 60)
+    again = lambda: (now := status())["restartCount"] > before and now["ready"]
+    until("the killed replica is restarted", lambda: again() and len(ready_names(kubectl, SPACE)) == 3, 90)
     return pod
 
 
