@@ -53,5 +53,6 @@ def _unprepared(file):
 
 
 def _prerequisites(target):
-    found = re.search(rf"^{target}:([^#\n]*)", MAKEFILE, re.M)
-    return found and found[1]
+    # A target may have lines of its own for its variables.
+    found = re.findall(rf"^{target}:([^#\n]*)", MAKEFILE, re.M)
+    return " ".join(found) if found else None
