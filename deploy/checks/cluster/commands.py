@@ -19,7 +19,7 @@ from api import Failed, until
 from development import pods, ready_names
 
 SPACE = "mana-sync"
-# Production is only validated: this cluster has nothing of what it needs around it.
+# Not run: this cluster has nothing of what production needs around it. scripts/check-ops renders it.
 APPLY = "kubectl apply -k k8s/overlays/production"
 # Lines that are in the log by now.
 PRODUCED = ("are refused", "WARN|ERROR")
