@@ -26,7 +26,7 @@ def check(unknown):
     pages, queries = _pages(), all_queries()
     report.line("runbooks: queries name metrics that exist", [f"{page}: {problem}" for page, query in queries for problem in unknown(query)])
     _parse(queries)
-    commands = [(page, command) for page in [*pages, *BESIDE] for command in _kubectl(page.read_text())]
+    commands = [(page, command) for page in [*pages, *BESIDE] for command in kubectl_commands(page.read_text())]
     report.line("runbooks: kubectl understands its commands", [problem for page, command in commands for problem in _misunderstood(page, command)])
     short = [f"{page}: {command}" for page, command in commands if re.search(r"\blogs\b.* -l ", command) and "--tail=-1" not in command]
     report.line("runbooks: logs of several pods are not cut to ten lines", short)
@@ -56,7 +56,7 @@ def _parse(queries):
         report.run(f"runbooks: promtool parses {len(queries)} queries", ["promtool", "check", "rules", file.name])
 
 
-def _kubectl(text):
+def kubectl_commands(text):
     """The kubectl commands of a page, in blocks and between backquotes."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, flags=re.S | re.M)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]

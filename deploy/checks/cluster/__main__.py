@@ -2,7 +2,6 @@
 
 The first call prepares: it builds the images, and makes control groups and namespaces, in which it calls itself again."""
 
-import contextlib
 import os
 import shutil
 import signal

@@ -1,7 +1,7 @@
 """Runs every kubectl command of the runbooks and the pages beside them, as written, against a cluster in their namespace.
 
-Lines that a runbook looks for in the log are not all produced here: then the rest of the command, before the pipe, has to
-print the log of every replica."""
+Lines that a page looks for in the log are not all produced here: then only the command before the pipe is run, and has to
+print the log of every replica. Nothing answers as the credits service: there, curl only has to run."""
 
 import http.client
 import os
@@ -9,21 +9,17 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import report
 import runbooks
 import yaml
 from api import Failed, until
-from development import pods, ready_names
+from development import accepted, pods, ready_names
 
 SPACE = "mana-sync"
-# Not run: this cluster has nothing of what production needs around it. scripts/check-ops renders it.
-APPLY = "kubectl apply -k k8s/overlays/production"
 # Lines that are in the log by now.
 PRODUCED = ("are refused", "WARN|ERROR")
-LAST = ("delete ",)
 
 
 def prepare(kubectl, folder):
@@ -44,10 +40,8 @@ def prepare(kubectl, folder):
         "secretGenerator": [{"name": "mana-sync-admin", "envs": ["admin.env"]}],
     }
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    done = kubectl("apply", "--server-side", "--validate=strict", "-k", overlay)
-    report.line("admin: accepted without warnings", [done.stderr] if done.returncode or done.stderr.strip() else [])
+    accepted(kubectl, "admin", overlay)
     kubectl.must("-n", SPACE, "rollout", "status", "deployment/mana-sync", "--timeout=240s", timeout=250)
-    return tree
 
 
 def scale(kubectl):
@@ -55,12 +49,9 @@ def scale(kubectl):
     kubectl.must("-n", SPACE, "scale", "deployment/mana-sync", "--replicas=6")
     kubectl.must("-n", SPACE, "rollout", "status", "deployment/mana-sync", "--timeout=180s", timeout=190)
     names = ready_names(kubectl, SPACE)
-    seen = lambda: kubectl("-n", SPACE, "exec", "deploy/mana-sync", "--", "/mana-sync", "admin", "cluster").stdout
-    missing = lambda: [name for name in names if name not in seen()]
-    deadline = time.monotonic() + 60
-    while missing() and time.monotonic() < deadline:
-        time.sleep(1)
-    report.line("scaling from 3 to 6: every replica is in `admin cluster`", ([f"{missing()} in:\n{seen()}"] if missing() else []) + ([] if len(names) == 6 else [names]))
+    shown = lambda: kubectl("-n", SPACE, "exec", "deploy/mana-sync", "--", "/mana-sync", "admin", "cluster").stdout
+    until(f"`admin cluster` shows all of {names}", lambda: not set(names) - set(shown().split()), 60, every=1)
+    report.line("scaling from 3 to 6: every replica is in `admin cluster`", [] if len(names) == 6 else [names])
     kubectl.must("-n", SPACE, "scale", "deployment/mana-sync", "--replicas=3")
     until("three are left", lambda: len(pods(kubectl, SPACE)) == 3, 120)
 
@@ -74,15 +65,14 @@ def check(kubectl):
         "MANA_SERVICE_KEY": "dev-service-key",
     }
     pages = [*sorted(runbooks.PAGES.glob("*.md")), *runbooks.BESIDE]
-    commands = [(page, command) for page in pages for command in runbooks._kubectl(page.read_text())]
+    commands = [(page, command) for page in pages for command in runbooks.kubectl_commands(page.read_text())]
     # Those that take something away come last.
-    for page, command in sorted(commands, key=lambda one: any(word in one[1] for word in LAST)):
-        if command.startswith("kubectl apply -k"):
-            if command not in (APPLY, "kubectl apply -k k8s/overlays/…"):
-                report.line(f"{page.name}: {command}", ["nobody runs it"])
+    for page, command in sorted(commands, key=lambda one: " delete " in one[1]):
+        if " apply -k " in command:
+            report.skip(f"{page.name}: {command}", "this cluster has nothing of what production needs around it")
             continue
         problems = _run(kubectl, command.replace("<pod>", pod).replace("<url>", kubectl.environment["JWKS_URL"]))
-        report.line(f"{page.name}: {command}", problems)
+        report.line(f"{page.name}: {command}" + " (only before the pipe)" * (_run_of(command) != command), problems)
 
 
 def _restart_one(kubectl):
@@ -112,12 +102,15 @@ def _refuse_tokens(kubectl):
             raise Failed(f"a token that is none is answered {status}")
 
 
+def _run_of(command):
+    """What is run of a command: without its search for lines that nothing here has produced."""
+    return command if any(text in command for text in PRODUCED) else command.split(" | ")[0]
+
+
 def _run(kubectl, command):
     if " port-forward " in command:
         return _forward(kubectl, command)
-    whole, piped = command, " | grep" in command
-    if piped and not any(text in command for text in PRODUCED):
-        command = command.split(" | ")[0]
+    before_pipe, command = command.split(" | ")[0], _run_of(command)
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, env=kubectl.environment, stdin=subprocess.DEVNULL, timeout=180)
     output = done.stdout + done.stderr
     if done.returncode != 0:
@@ -125,7 +118,7 @@ def _run(kubectl, command):
     names = [pod["metadata"]["name"] for pod in pods(kubectl, SPACE)]
     expected = []
     if " logs -l " in command and "component=server" in command:
-        expected = [f"[pod/{name}/mana-sync]" for name in names] if command == whole.split(" | ")[0] else ["[pod/"]
+        expected = [f"[pod/{name}/mana-sync]" for name in names] if command == before_pipe else ["[pod/"]
     elif "get pods" in command:
         expected = names
     elif "/mana-sync admin cluster" in command:
@@ -136,6 +129,8 @@ def _run(kubectl, command):
         expected = [kubectl.environment["JWKS_URL"], kubectl.environment["MANA_CREDITS_URL"]]
     elif "get nodes" in command:
         expected = [" Ready "]
+    elif " delete pod " in command:
+        return [f"{name} is still there" for name in names if f" {name} " in command]
     elif not done.stdout.strip() and " delete " not in command:
         return ["it prints nothing"]
     return [f"{text} is missing in:\n{output[-1500:]}" for text in expected if text not in output]

@@ -39,7 +39,7 @@ class Node:
         self.run("kube-apiserver", *self._api_server())
         self.run("containerd", "--config", self._containerd())
         control = lambda name: ["--kubeconfig", self.folder / f"{name}.kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1"]
-        self._answers("kube-apiserver", lambda: self.asks("get", "--raw=/readyz"))
+        self._answers("kube-apiserver", lambda: self._asks("get", "--raw=/readyz"))
         self.run("kube-controller-manager", *control("controller-manager"), "--use-service-account-credentials",
                  "--service-account-private-key-file", self.folder / "accounts.key", "--root-ca-file", self.folder / "ca.crt",
                  "--cluster-signing-cert-file", self.folder / "ca.crt", "--cluster-signing-key-file", self.folder / "ca.key")
@@ -66,7 +66,7 @@ class Node:
     def tail(self, name, lines=15):
         return "\n".join((self.logs / f"{name}.log").read_text(errors="replace").splitlines()[-lines:])
 
-    def asks(self, *words):
+    def _asks(self, *words):
         command = ["kubectl", "--kubeconfig", self.folder / "admin.kubeconfig", *words]
         return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -77,9 +77,6 @@ class Node:
     def add_image(self, archive):
         if not self._ctr("-n", "k8s.io", "images", "import", archive):
             raise Failed(f"containerd does not take {archive}")
-
-    def remove_image(self, name):
-        return self._ctr("-n", "k8s.io", "images", "remove", "--sync", name)
 
     def _isolate(self):
         """Hides what the programs would change outside of the temporary folder, and makes the network."""
@@ -218,7 +215,6 @@ SystemdCgroup = false
             # Disks that are nearly full are this machine's business.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%"},
             "imageGCHighThresholdPercent": 100,
-            "featureGates": {},
         }
         (self.folder / "resolv.conf").write_text(f"nameserver {ADDRESS}\n")
         config.write_text(yaml.safe_dump(settings))
