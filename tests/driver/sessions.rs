@@ -64,10 +64,12 @@ async fn sessions_that_an_administrator_ends_are_replaced() {
     ask_all(&cluster, &users, 0).await;
     for round in 1..6 {
         // Some of them in the middle of a statement.
-        let end = AssertSqlSafe(format!("select count(pg_terminate_backend(pid)) from pg_stat_activity where {POOL}"));
-        let ending = async { sqlx::query_scalar::<_, i64>(end).fetch_one(&cluster.pool).await.unwrap() };
-        let ((), ended) = tokio::join!(ask_all(&cluster, &users, round), ending);
-        assert!(ended > 0);
+        let end = format!("select count(pg_terminate_backend(pid)) from pg_stat_activity where {POOL}");
+        // If all have just been ended, there are none until the first push has connected.
+        let ending = eventually("sessions are ended", async || {
+            sqlx::query_scalar::<_, i64>(AssertSqlSafe(end.clone())).fetch_one(&cluster.pool).await.unwrap() > 0
+        });
+        tokio::join!(ask_all(&cluster, &users, round), ending);
     }
     let failed = live::metric(&cluster, 0, "mana_sync_pushes_total{outcome=\"failed\"}").await;
     assert_eq!(failed, 0.0);
