@@ -110,8 +110,9 @@ pub struct Config {
     #[arg(long, env, default_value_t = false, action = clap::ArgAction::Set)]
     pub migrate_on_start: bool,
 
-    /// How long to wait at the start for missing migrations, in milliseconds; meanwhile the replica is live but not
-    /// ready. After that, or at once with `0`, the replica stops.
+    /// How long to wait at the start for what `mana-sync migrate` may be doing (missing migrations, a takeover, the
+    /// replicas' role), in milliseconds; meanwhile the replica is live but not ready. After that, or at once with `0`,
+    /// the replica stops.
     #[arg(long, env, default_value = "0", value_parser = millis_or_zero)]
     pub migration_wait_ms: Duration,
 

@@ -57,7 +57,7 @@ async fn await_schema(config: &Config, reason: &WaitReason) -> Result<Layout, Sc
     let migrations_due = Instant::now() + config.migration_wait_ms;
     loop {
         match prepare_schema(config).await {
-            Err(error) if error.is_passing() || (error.lacks_migration() && Instant::now() < migrations_due) => {
+            Err(error) if error.is_passing() || (error.may_await_migration() && Instant::now() < migrations_due) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the database");
                 reason.set(error.sentence());
                 tokio::time::sleep(START_PAUSE).await;

@@ -39,7 +39,7 @@ pub struct LimitsConfig {
     pub max_connections_per_address: u32,
 
     /// Addresses or networks of load balancers, comma-separated, such as 10.0.0.0/8. Their X-Forwarded-For or PROXY
-    /// protocol header is trusted to name the client.
+    /// protocol header is trusted to name the client, and their X-Forwarded-Proto to name the scheme in traces.
     #[arg(long, env, default_value = "", hide_default_value = true, value_delimiter = ',', value_parser = read_networks)]
     pub trusted_proxies: Vec<Networks>,
 

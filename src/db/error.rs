@@ -54,6 +54,12 @@ impl ConnectError {
         }
     }
 
+    /// Returns true if the database does not know the role, or not with this password, or may not be entered by it.
+    pub fn is_about_role(&self) -> bool {
+        let ConnectError::Refused(error) = self else { return false };
+        matches!(sqlstate(error), Some("28P01" | "28000" | "42501"))
+    }
+
     /// Describes the error for an operator in one sentence, without any part of a setting.
     pub fn sentence(&self) -> String {
         let (ConnectError::Refused(error) | ConnectError::OneRefused(error)) = self else { return self.to_string() };
@@ -66,6 +72,9 @@ impl ConnectError {
             Some("57P01" | "57P02") => "the database is shutting down".to_owned(),
             Some("42501") if is_about_files(error) => FILES.to_owned(),
             Some("42501") => "the role may not connect to the database: grant it CONNECT".to_owned(),
+            Some(code @ ("28P01" | "28000")) => {
+                format!("the database refused the URL's role, or its password (SQLSTATE {code})")
+            }
             Some("08P01") if says(error, "unsupported startup parameter") => {
                 "the pooler in front of the database refuses time limits: set DATABASE_PREPARE=false, or see docs/operations.md".to_owned()
             }

@@ -3,7 +3,7 @@
 use super::meter::Meter;
 use crate::limits::addresses::AddressPlace;
 use crate::telemetry::Metrics;
-use axum::http::Extensions;
+use axum::http::{Extensions, HeaderMap, HeaderName};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -13,6 +13,28 @@ use tokio::sync::OwnedSemaphorePermit;
 #[derive(Clone, Debug)]
 pub(super) struct ClientPlace {
     place: Arc<AddressPlace>,
+}
+
+/// The header in which load balancers name the scheme that a client used.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Marks a request that a balancer received over TLS.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OverTls;
+
+impl OverTls {
+    /// Reads what a trusted balancer says. If there are several, the first is nearest to the client. For WebSockets
+    /// some write `wss`.
+    pub(super) fn of(headers: &HeaderMap) -> Option<OverTls> {
+        let schemes = headers.get(FORWARDED_PROTO)?.to_str().ok()?;
+        let scheme = schemes.split(',').next()?.trim();
+        (scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("wss")).then_some(OverTls)
+    }
+}
+
+/// Returns the scheme that the client used, as far as it is known: a replica itself does not speak TLS.
+pub(super) fn scheme_of(extensions: &Extensions) -> &'static str {
+    if extensions.get::<OverTls>().is_some() { "https" } else { "http" }
 }
 
 /// Returns the address of the client that sent a request, if it is known.

@@ -1,6 +1,7 @@
 //! Outermost middleware: gives each request an id, a span if it is sampled and a log line, and counts it.
 
 use super::AppState;
+use super::connection::scheme_of;
 use super::extract::ALL_APPS_STREAM;
 use crate::config::Config;
 use crate::telemetry::refusals::{Endpoint, Refusal, Refusals};
@@ -42,7 +43,10 @@ fn span(state: &AppState, request: &Request) -> Span {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     match route {
         Some("/health" | "/health/live" | "/health/ready" | "/metrics") => Span::none(),
-        route => state.traces.request(request.method(), route, request.uri().path(), request.headers()),
+        route => {
+            let (path, scheme) = (request.uri().path(), scheme_of(request.extensions()));
+            state.traces.request(request.method(), route, path, scheme, request.headers())
+        }
     }
 }
 

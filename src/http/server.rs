@@ -4,7 +4,7 @@
 //! time for a head, and the time a write may wait for a client that does not read. Shutdown (G7) also has to reach
 //! sockets and streams, which end by themselves, and idle connections, which do not.
 
-use super::connection::{ClientPlace, Connection, Place};
+use super::connection::{ClientPlace, Connection, OverTls, Place};
 use super::error::ApiError;
 use super::headers;
 use super::meter::Meter;
@@ -192,6 +192,11 @@ impl Server {
             let service = service_fn(move |mut request: Request<Incoming>| {
                 let pipelined = connection.meter().begin_request().then(|| pipelined.clone());
                 request.extensions_mut().insert(connection.clone());
+                if balancer.is_some()
+                    && let Some(over_tls) = OverTls::of(request.headers())
+                {
+                    request.extensions_mut().insert(over_tls);
+                }
                 let client = match &balancer {
                     Some((addresses, balancer)) => client_place(addresses, *balancer, &metrics, &request),
                     None => Ok(None),

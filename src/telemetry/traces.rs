@@ -64,7 +64,7 @@ impl Traces {
     }
 
     /// Returns the span of a request, as a child of its caller's span; none if it is not sampled.
-    pub fn request(&self, method: &Method, route: Option<&str>, path: &str, headers: &HeaderMap) -> Span {
+    pub fn request(&self, method: &Method, route: Option<&str>, path: &str, scheme: &str, headers: &HeaderMap) -> Span {
         let Some(sampling) = &self.sampling else { return Span::none() };
         let caller = sampling.follow(caller(headers));
         let trace = match caller.span().span_context() {
@@ -75,7 +75,7 @@ impl Traces {
         if sampled.decision != SamplingDecision::RecordAndSample {
             return Span::none();
         }
-        let span = server_span(method_name(method), route, path);
+        let span = server_span(method_name(method), route, path, scheme);
         // Fails only if the span is not exported.
         let _ = span.set_parent(caller);
         span
@@ -96,7 +96,7 @@ impl Sampling {
     }
 }
 
-fn server_span(method: &str, route: Option<&str>, path: &str) -> Span {
+fn server_span(method: &str, route: Option<&str>, path: &str, scheme: &str) -> Span {
     let name = match (method, route) {
         ("_OTHER", Some(route)) => format!("HTTP {route}"),
         ("_OTHER", None) => "HTTP".to_owned(),
@@ -112,7 +112,7 @@ fn server_span(method: &str, route: Option<&str>, path: &str) -> Span {
         http.route = route,
         http.response.status_code = Empty,
         url.path = path,
-        url.scheme = "http",
+        url.scheme = scheme,
         "error.type" = Empty,
     )
 }

@@ -147,6 +147,25 @@ async fn several_hosts_of_which_none_can_be_written_to_say_so_at_the_start_and_l
     started.says(sentence).await;
 }
 
+/// On a first installation the replicas start together with the migration that creates their role.
+#[tokio::test]
+async fn a_role_that_a_migration_may_create_is_waited_for_as_long_as_the_migration() {
+    let url = create_database().await;
+    let role = format!("late_{}", name(&url));
+    let late = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
+    replica(&[("DATABASE_URL", &late)]).refuses("does not exist").await;
+    let waiting = replica(&[("DATABASE_URL", &late), ("MIGRATION_WAIT_MS", "60000")]);
+    waiting.says("the database refused the URL's role, or its password (SQLSTATE 28000)").await;
+    sql(&url, format!("create role {role} login")).await;
+    waiting.says("the schema lacks migration 1").await;
+    assert!(migrate(&url).await.status.success());
+    let rights = format!(
+        "grant all on all tables in schema public to {role}; grant execute on all functions in schema public to {role}"
+    );
+    sql(&url, rights).await;
+    waiting.process.wait_ready(TIMEOUT).await.unwrap();
+}
+
 #[tokio::test]
 async fn one_that_is_full_says_so_until_there_is_a_place() {
     let url = migrated().await;

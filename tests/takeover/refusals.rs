@@ -2,7 +2,8 @@
 
 use super::old::{Form, database};
 use super::support::*;
-use super::{connect, migrate, migrated, refused, script, value};
+use super::{connect, exe, migrate, migrated, refused, script, value};
+use mana_dev::{Replica, ReplicaOptions, free_port};
 use sqlx::Connection;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -129,4 +130,32 @@ async fn an_empty_database_of_before_becomes_an_empty_one_of_ours() {
         assert!(migrated(&url, &["--drop-old"]).await.contains("has been dropped"));
         assert!(migrated(&url, &["--drop-old"]).await.contains("There is no table of the previous server"));
     }
+}
+
+#[tokio::test]
+async fn a_starting_replica_waits_for_the_takeover() {
+    let url = database(Form::Newest, 20_000, 5).await;
+    assert!(super::whole::killed_when(&url, |line| line.contains("rows copied")).await);
+    let (port, log) = (free_port().unwrap(), tempfile::NamedTempFile::new().unwrap().into_temp_path());
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("BIND_ADDRESS", "127.0.0.1"),
+        ("PORT", &port.to_string()),
+        ("JWKS_URL", &jwks_url()),
+        ("MIGRATION_WAIT_MS", "60000"),
+    ];
+    let replica = Replica::spawn(ReplicaOptions {
+        exe: exe().into(),
+        name: "replica".into(),
+        env: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+        log: Some(log.to_path_buf()),
+        base_url: format!("http://127.0.0.1:{port}"),
+    })
+    .unwrap();
+    eventually("it says what it waits for", async || {
+        replica.log_tail().contains("the takeover of the previous server's database is not finished")
+    })
+    .await;
+    migrated(&url, &[]).await;
+    replica.wait_ready(TIMEOUT).await.unwrap();
 }

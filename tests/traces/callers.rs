@@ -4,6 +4,7 @@ use crate::collector::Collector;
 use crate::support::*;
 use crate::{NOT_SAMPLED, SAMPLED, body, caller, push};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use reqwest::{Method, StatusCode};
 
 async fn with(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
     Cluster::start_with(1, &[&collector.settings()[..], more].concat()).await
@@ -63,4 +64,30 @@ async fn traces_that_are_not_sampled_use_up_nothing() {
     push(&cluster, &user, &sampled, body("laptop", "sampled")).await;
     let request = collector.spans.find("request", |span| span.kind == SpanKind::Server).await;
     assert_eq!(request.trace, sampled.trace);
+}
+
+#[tokio::test]
+async fn the_scheme_is_the_one_that_a_trusted_balancer_received() {
+    for (trusted, said, scheme) in [
+        ("127.0.0.1", Some("https"), "https"),
+        ("127.0.0.1", Some("wss"), "https"),
+        ("127.0.0.1", Some("HTTPS, http"), "https"),
+        ("127.0.0.1", Some("http"), "http"),
+        ("127.0.0.1", None, "http"),
+        ("192.0.2.1", Some("https"), "http"),
+    ] {
+        let collector = Collector::http().await;
+        let cluster = with(&collector, &[("TRUSTED_PROXIES", trusted)]).await;
+        let request = cluster
+            .request(&cluster.user(), Method::POST, "/sync/todo")
+            .header("traceparent", caller(SAMPLED).header)
+            .json(&body("laptop", "1"));
+        let request = match said {
+            Some(proto) => request.header("x-forwarded-proto", proto),
+            None => request,
+        };
+        assert_eq!(Reply::to(request).await.status, StatusCode::OK);
+        let request = collector.spans.find("request", |span| span.kind == SpanKind::Server).await;
+        assert_eq!(request.attribute("url.scheme"), scheme, "{trusted} says {said:?}");
+    }
 }

@@ -92,7 +92,7 @@ fn cost_of_a_push_that_is_not_sampled() {
     for (name, traces) in [("off", Traces::default()), ("on", Traces::new(ratio))] {
         let started = Instant::now();
         for _ in 0..PUSHES {
-            let request = traces.request(&Method::POST, Some("/sync/{app}"), "/sync/todo", &headers);
+            let request = traces.request(&Method::POST, Some("/sync/{app}"), "/sync/todo", "http", &headers);
             let query = traces::database(QUERY);
             let push = PushSpan::current();
             std::hint::black_box((request, query, push));

@@ -63,9 +63,17 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
-    /// Returns true if `mana-sync migrate`, which may be running right now, would fix it.
-    pub fn lacks_migration(&self) -> bool {
-        matches!(self, SchemaError::TooOld { .. } | SchemaError::BucketTooOld { .. })
+    /// Returns true if `mana-sync migrate`, which may be running right now, could fix it: it applies migrations, takes
+    /// over the previous server's database, and with `--grant` creates the replicas' role and sets its password.
+    pub fn may_await_migration(&self) -> bool {
+        match self {
+            SchemaError::TooOld { .. }
+            | SchemaError::BucketTooOld { .. }
+            | SchemaError::ServerBefore
+            | SchemaError::Unfinished => true,
+            SchemaError::Connect(error) => error.is_about_role(),
+            _ => false,
+        }
     }
 
     /// Returns why a replica is waiting, in one sentence for operators; `None` if its database is just unavailable.
