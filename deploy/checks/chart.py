@@ -84,6 +84,20 @@ def check(kustomized, settings, scanned):
             report.line("chart: mistakes are refused", _accepted(helm_python, chart, values))
 
 
+def rendered_variants():
+    """(name, resources) of the chart with its required values only, as overlays/production, with everything, and of each variant."""
+    import helm_python
+
+    values = yaml.safe_load((CHART / "ci/production.yaml").read_text())
+    required = {"config": {name: values["config"][name] for name in ("JWKS_URL", "MANA_CREDITS_URL")}}
+    more = {"the values of overlays/production": {}, "every other part": EVERYTHING, **VARIANTS}
+    with tempfile.TemporaryDirectory() as folder:
+        with helm_python.Chart.load(shutil.copytree(CHART, Path(folder) / "chart")) as chart:
+            yield "its defaults", _render(chart, required)
+            for name, variant in more.items():
+                yield name, _render(chart, _merged(values, variant))
+
+
 def _job_names(chart, values):
     """Jobs are immutable, so values that change the Job must change its name."""
     name = lambda more: next(r for r in _render(chart, _merged(values, more)) if r["kind"] == "Job")["metadata"]["name"]
@@ -153,7 +167,8 @@ def _plain(resources):
         if resource["kind"] == "Namespace":
             continue
         text = re.sub(r"\b(mana-sync(?:-admin|-owner)?)-[a-z0-9]{10}(?=\s|$)", r"\1", yaml.safe_dump(resource))
-        text = re.sub(r"\b(mana-sync-migrate-\S+)-[0-9a-f]{8}(?=\s|$)", r"\1", text)
+        # The chart's has hyphens for the tag's dots.
+        text = re.sub(r"\bmana-sync-migrate-(\S+?)(-[0-9a-f]{8})?(?=\s|$)", lambda found: "mana-sync-migrate-" + found[1].replace(".", "-"), text)
         resource = yaml.safe_load(text)
         resource["metadata"].pop("namespace", None)
         if resource["kind"] == "Secret":

@@ -24,7 +24,7 @@ def check(settings, scanned):
         tree = shutil.copytree("k8s", Path(folder) / "k8s")
         for example in tree.rglob("*.example"):
             shutil.copy(example, example.with_suffix(""))
-        _add_variants(tree / "overlays")
+        add_variants(tree / "overlays")
         _refuse_digest_alone(tree / "overlays")
         for overlay in sorted((tree / "overlays").iterdir()):
             rendered = Path(folder) / f"{overlay.name}.yaml"
@@ -46,7 +46,7 @@ def check_rendered(name, file, resources, settings, scanned):
             report.line(f"{name}: {what}", problems)
 
 
-def _add_variants(overlays):
+def add_variants(overlays):
     """Adds an overlay with the components that no overlay of ours uses."""
     variant = overlays / "variants"
     variant.mkdir()
@@ -303,8 +303,8 @@ def _migration(resources):
     deployment = next(r for r in resources if r["kind"] == "Deployment" and r["metadata"]["name"] == "mana-sync")
     jobs = [r for r in resources if r["kind"] == "Job"]
     tag = re.sub(r"[^a-z0-9.]+", "-", image(deployment).partition("@")[0].rpartition(":")[2].lower())[:30].rstrip("-.")
-    # The chart adds a hash of the Job. Names must not be longer than a label may be.
-    fits = lambda name: re.fullmatch(rf"mana-sync-migrate-{re.escape(tag)}(-[0-9a-f]{{8}})?", name) and len(name) <= 63
+    # The chart adds a hash of the Job, and has no dots. Names must not be longer than a label may be.
+    fits = lambda name: re.fullmatch(rf"mana-sync-migrate-({re.escape(tag)}|{tag.replace('.', '-')}-[0-9a-f]{{8}})", name) and len(name) <= 63
     problems = [f"{r['metadata']['name']} is not mana-sync-migrate-{tag}" for r in jobs if not fits(r["metadata"]["name"])]
     return problems + [f"{r['metadata']['name']} runs {image(r)}" for r in jobs if image(r) != image(deployment)]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import commands
 import containers
 import development
+import kinds
 import node as nodes
 import report
 from api import Failed, Kubectl, until
@@ -83,18 +84,34 @@ def inside(folder, binaries, programs):
     until("the node is ready", lambda: "True" in kubectl("get", "node", nodes.NODE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}").stdout)
     report.line("the node is ready", [])
     try:
-        _disk(kubectl, folder)
-        _step("development", lambda: development.check(kubectl))
-        kubectl("delete", "namespace", development.SPACE, "--timeout=120s", timeout=130)
-        _disk(kubectl, folder)
-        _step("commands", lambda: commands.prepare(kubectl, folder))
-        _step("scaling", lambda: commands.scale(kubectl))
-        _step("commands of the pages", lambda: commands.check(kubectl))
+        defined = kinds.define(kubectl)
+        steps = {
+            "kinds": lambda: kinds.check(kubectl, folder, defined),
+            "development": lambda: _development(kubectl, folder),
+            "commands": lambda: _commands(kubectl, folder),
+        }
+        wanted = os.environ.get("STEPS", ",".join(steps)).split(",")
+        for name in wanted:
+            _step(name, steps[name])
         report.line("Services and policies become rules", [network.problem] if network.problem else [])
     finally:
         for resources in ("pods -A -o wide", "events -A"):
             (node.logs / f"{resources.split()[0]}.log").write_text(kubectl("get", *resources.split()).stdout)
     return report.finish()
+
+
+def _development(kubectl, folder):
+    _disk(kubectl, folder)
+    development.check(kubectl)
+    kubectl("delete", "namespace", development.SPACE, "--timeout=120s", timeout=130)
+
+
+def _commands(kubectl, folder):
+    _disk(kubectl, folder)
+    commands.prepare(kubectl, folder)
+    _step("scaling", lambda: commands.scale(kubectl))
+    _step("commands of the pages", lambda: commands.check(kubectl))
+    kubectl("delete", "namespace", commands.SPACE, "--timeout=120s", timeout=130)
 
 
 def _step(name, check):
