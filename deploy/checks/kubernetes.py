@@ -64,13 +64,13 @@ def add_variants(overlays):
     (variant / "kustomization.yaml").write_text(yaml.safe_dump(content))
     moved = "registry.example.com:5000/sync/mana-sync"
     image = f'{{ name: registry.example.com/mana-sync, newName: "{moved}", newTag: 0.2.0, digest: "{DIGEST}" }}'
-    _production_with(overlays, "pinned", image)
+    production_with(overlays, "pinned", image)
 
 
 DIGEST = f"sha256:{64 * '0'}"
 
 
-def _production_with(overlays, name, image):
+def production_with(overlays, name, image):
     """Copies the production overlay with another line for the image."""
     copied = shutil.copytree(overlays / "production", overlays / name)
     file = copied / "kustomization.yaml"
@@ -83,7 +83,7 @@ def _production_with(overlays, name, image):
 
 def _refuse_digest_alone(overlays):
     """Without a tag there is no version to name the migration after, so rendering must fail: otherwise an API server would accept only part of it."""
-    copied = _production_with(overlays, "digest-alone", f'{{ name: registry.example.com/mana-sync, digest: "{DIGEST}" }}')
+    copied = production_with(overlays, "digest-alone", f'{{ name: registry.example.com/mana-sync, digest: "{DIGEST}" }}')
     done = subprocess.run([report.tool("kubectl"), "kustomize", copied], capture_output=True, text=True)
     shutil.rmtree(copied)
     report.line("k8s: an image with only a digest is refused", ["it is rendered"] if done.returncode == 0 else [])

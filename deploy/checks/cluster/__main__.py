@@ -15,9 +15,13 @@ import containers
 import development
 import kinds
 import node as nodes
+import overlays
+import production
 import report
 from api import Failed, Kubectl, until
+from containers import SERVER
 from network import Network
+from surroundings import Surroundings
 
 INSIDE = "--inside"
 
@@ -87,6 +91,7 @@ def inside(folder, binaries, programs):
         defined = kinds.define(kubectl)
         steps = {
             "kinds": lambda: kinds.check(kubectl, folder, defined),
+            "production": lambda: _production(kubectl, node, folder),
             "development": lambda: _development(kubectl, folder),
             "commands": lambda: _commands(kubectl, folder),
         }
@@ -98,6 +103,16 @@ def inside(folder, binaries, programs):
         for resources in ("pods -A -o wide", "events -A"):
             (node.logs / f"{resources.split()[0]}.log").write_text(kubectl("get", *resources.split()).stdout)
     return report.finish()
+
+
+def _production(kubectl, node, folder):
+    for tag in (overlays.version(), production.NEXT):
+        node.name_image(f"{SERVER}:dev", f"{SERVER}:{tag}")
+    around = Surroundings(kubectl, node, folder)
+    around.start()
+    production.check(kubectl, around, folder)
+    kubectl("delete", "namespace", production.SPACE, "--wait=false")
+    around.stop()
 
 
 def _development(kubectl, folder):
