@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import autoscaling
 import commands
 import containers
 import development
@@ -18,6 +19,7 @@ import node as nodes
 import overlays
 import production
 import report
+import rollouts
 from api import Failed, Kubectl, until
 from containers import SERVER
 from network import Network
@@ -91,7 +93,7 @@ def inside(folder, binaries, programs):
         defined = kinds.define(kubectl)
         steps = {
             "kinds": lambda: kinds.check(kubectl, folder, defined),
-            "production": lambda: _production(kubectl, node, folder),
+            "production": lambda: _production(kubectl, node, folder, programs),
             "development": lambda: _development(kubectl, folder),
             "commands": lambda: _commands(kubectl, folder),
         }
@@ -105,13 +107,15 @@ def inside(folder, binaries, programs):
     return report.finish()
 
 
-def _production(kubectl, node, folder):
+def _production(kubectl, node, folder, programs):
     for tag in (overlays.version(), production.NEXT):
         node.name_image(f"{SERVER}:dev", f"{SERVER}:{tag}")
     around = Surroundings(kubectl, node, folder)
     around.start()
     production.check(kubectl, around, folder)
-    kubectl("delete", "namespace", production.SPACE, "--wait=false")
+    _step("rollouts", lambda: rollouts.check(kubectl, around, folder, programs))
+    _step("autoscaling", lambda: autoscaling.check(kubectl, node))
+    kubectl("delete", "namespace", production.SPACE, "--timeout=120s", timeout=130)
     around.stop()
 
 

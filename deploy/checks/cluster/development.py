@@ -43,9 +43,10 @@ def token(kubectl, space, user):
 class Pushes:
     """Pushes through the Service, each over a connection of its own, until the block ends; `failed` has what went wrong."""
 
-    def __init__(self, kubectl, space):
+    def __init__(self, kubectl, space, bearer=None):
         self.address = kubectl.get("-n", space, "service", "mana-sync")["spec"]["clusterIP"]
-        self.headers = {"Authorization": f"Bearer {token(kubectl, space, 'alice')}", "Content-Type": "application/json"}
+        bearer = bearer or token(kubectl, space, "alice")
+        self.headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
         self.failed, self.done, self._stop = [], 0, threading.Event()
 
     def __enter__(self):

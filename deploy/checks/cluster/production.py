@@ -10,7 +10,7 @@ import overlays
 import report
 from api import ADDRESS, PORT, until
 from containers import SERVER
-from development import PUSH, pods, ready_names
+from development import PUSH, pods, ready, ready_names
 
 SPACE = "mana-sync"
 JWKS_URL = "http://mana-auth.auth:3001/api/auth/jwks"
@@ -19,23 +19,24 @@ NEXT = "0.99.0"
 API = (ADDRESS, PORT)
 
 
-def overlay(folder, tag):
-    """The production overlay with this tag, and what had to be changed."""
+def overlay(folder, tag, admin=False):
+    """The production overlay with this tag, and what had to be changed; perhaps with the admin port."""
     tree = overlays.copied(folder) / "overlays"
     if not (tree / f"tag-{tag}").exists():
         kubernetes.production_with(tree, f"tag-{tag}", f"{{ name: {SERVER}, newTag: {tag} }}")
     patch = f"- {{ op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {{ cpu: {REQUESTS['cpu']}, memory: {REQUESTS['memory']} }} }}"
-    return overlays.added(folder, f"here-{tag}", {
+    more = {"components": ["../../components/admin"], "secretGenerator": [{"name": "mana-sync-admin", "envs": ["admin.env"]}]} if admin else {}
+    return overlays.added(folder, f"here-{tag}", more | {
         "namespace": SPACE,
         "resources": [f"../tag-{tag}"],
         "configMapGenerator": [{"name": "mana-sync", "behavior": "merge", "literals": [f"JWKS_URL={JWKS_URL}"]}],
         "patches": [{"target": {"kind": "Deployment", "name": "mana-sync"}, "patch": patch}],
-    })
+    }, ["admin.env"] * admin)
 
 
-def apply(kubectl, folder, tag):
+def apply(kubectl, folder, tag, admin=False):
     """Applies it; returns what was said beside that it was done."""
-    done = kubectl("apply", "-k", overlay(folder, tag))
+    done = kubectl("apply", "-k", overlay(folder, tag, admin))
     said = kinds.DOTS.sub("", done.stderr)
     return [done.stderr] if done.returncode or said.strip() else []
 
@@ -97,10 +98,27 @@ def _policies(kubectl, around):
         (ours, server[1]["status"]["podIP"], port),
         (ours, *API),
     ]
+    problems = _unlike(around, allowed, forbidden)
+    report.line(f"production: its policies let {len(allowed)} pairs of pods connect, and {len(forbidden)} not, among them the API server", problems)
+
+
+def admin_policies(kubectl, around):
+    """The same for the admin port."""
+    address = next(p["status"]["podIP"] for p in pods(kubectl, SPACE) if ready(p))
+    monitoring, port = ("monitoring", "pod"), 3090
+    forbidden = [(("gateway", "pod"), address, port), (("elsewhere", "pod"), address, port)]
+    problems = _unlike(around, [(monitoring, address, port)], forbidden, monitoring)
+    metrics = {3050: 404, port: 200}
+    answers = {at: around.answer(monitoring, f"http://{address}:{at}/metrics") for at in metrics}
+    problems += [f"/metrics on {at}: {answers[at][0]} {answers[at][1][:200]}" for at in metrics if answers[at][0] != metrics[at]]
+    report.line("production: the admin port is for Prometheus alone, and so are the metrics then", problems)
+
+
+def _unlike(around, allowed, forbidden, control=("gateway", "pod")):
+    """Pairs that can or cannot connect against the rules."""
     shown = lambda one: f"{'/'.join(one[0])} to {one[1]}:{one[2]}"
     problems = [f"cannot connect: {shown(one)}" for one in allowed if not around.connects(*one)]
     problems += [f"can connect: {shown(one)}" for one in forbidden if around.connects(*one)]
     # Otherwise nobody could connect there anyway.
-    listened = [(pod("gateway"), *one[1:]) for one in forbidden]
-    problems += [f"nothing listens on {one[1]}:{one[2]}" for one in listened if not around.connects(*one)]
-    report.line(f"production: its policies let {len(allowed)} pairs of pods connect, and {len(forbidden)} not, among them the API server", problems)
+    listened = [(control, *one[1:]) for one in forbidden]
+    return problems + [f"nothing listens on {one[1]}:{one[2]}" for one in listened if not around.connects(*one)]
