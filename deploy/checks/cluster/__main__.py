@@ -2,6 +2,7 @@
 
 The first call prepares: it builds the images, and makes control groups and namespaces, in which it calls itself again."""
 
+import functools
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import kinds
 import node as nodes
 import overlays
 import production
+import releases
 import report
 import rollouts
 from api import Failed, Kubectl, until
@@ -91,15 +93,18 @@ def inside(folder, binaries, programs):
     report.line("the node is ready", [])
     try:
         defined = kinds.define(kubectl)
+        around = functools.cache(lambda: _around(kubectl, node, folder))
         steps = {
             "kinds": lambda: kinds.check(kubectl, folder, defined),
-            "production": lambda: _production(kubectl, node, folder, programs),
+            "production": lambda: _production(kubectl, node, folder, programs, around()),
+            "chart": lambda: releases.check(kubectl, around(), folder),
             "development": lambda: _development(kubectl, folder),
             "commands": lambda: _commands(kubectl, folder),
         }
         wanted = os.environ.get("STEPS", ",".join(steps)).split(",")
-        for name in wanted:
-            _step(name, steps[name])
+        for name, step in steps.items():
+            if name in wanted:
+                _step(name, step)
         report.line("Services and policies become rules", [network.problem] if network.problem else [])
     finally:
         for resources in ("pods -A -o wide", "events -A"):
@@ -107,16 +112,20 @@ def inside(folder, binaries, programs):
     return report.finish()
 
 
-def _production(kubectl, node, folder, programs):
+def _around(kubectl, node, folder):
+    """What production and the chart have around them."""
     for tag in (overlays.version(), production.NEXT):
         node.name_image(f"{SERVER}:dev", f"{SERVER}:{tag}")
     around = Surroundings(kubectl, node, folder)
     around.start()
+    return around
+
+
+def _production(kubectl, node, folder, programs, around):
     production.check(kubectl, around, folder)
     _step("rollouts", lambda: rollouts.check(kubectl, around, folder, programs))
     _step("autoscaling", lambda: autoscaling.check(kubectl, node))
     kubectl("delete", "namespace", production.SPACE, "--timeout=120s", timeout=130)
-    around.stop()
 
 
 def _development(kubectl, folder):

@@ -79,9 +79,6 @@ class Surroundings:
         text, _, status = done.stdout.rpartition("\n")
         return int(status or 0), text or done.stderr
 
-    def stop(self):
-        self.kubectl("delete", "namespace", *SPACES, "--wait=false")
-
 
 def _pod(space, name, labels, container, volume=None, group=None):
     spec = {"containers": [{"name": name, **container}], "terminationGracePeriodSeconds": 1}
