@@ -1,4 +1,4 @@
-"""The checks of scripts/check-kubernetes: k8s/ and the commands of docs/ on a real Kubernetes of one node.
+"""The checks of scripts/check-kubernetes: k8s/, its chart and the commands of docs/ on a real Kubernetes of one node.
 
 The first call prepares: it builds the images, and makes control groups and namespaces, in which it calls itself again."""
 

@@ -59,7 +59,7 @@ def check(kubectl):
     # Those that take something away come last.
     for page, command in sorted(commands, key=lambda one: " delete " in one[1]):
         if " apply -k " in command:
-            report.skip(f"{page.name}: {command}", "this cluster has nothing of what production needs around it")
+            report.skip(f"{page.name}: {command}", "the checks of production apply it, with what this machine needs changed")
             continue
         problems = _run(kubectl, command.replace("<pod>", pod).replace("<url>", kubectl.environment["JWKS_URL"]))
         report.line(f"{page.name}: {command}" + " (only before the pipe)" * (_run_of(command) != command), problems)

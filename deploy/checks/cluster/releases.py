@@ -5,14 +5,13 @@ namespace of its own."""
 
 import re
 import shutil
-import subprocess
 
 import report
 import yaml
 from api import until
 from chart import CHART, merged
 from containers import SERVER
-from development import Pushes, pods, ready_names
+from development import Counts, Pushes, pods, ready_names
 from production import JWKS_URL, NEXT, REQUESTS
 
 SPACE, NAME = "chart", "mana-sync"
@@ -46,7 +45,7 @@ def check(kubectl, around, folder):
         # As an autoscaler would.
         kubectl.must("-n", SPACE, "scale", "deployment/mana-sync", "--replicas=4")
         _rolled_out(kubectl, tag, 4)
-        with Pushes(kubectl, SPACE, around.key.token("carol")) as pushes, _Counts(kubectl) as counts:
+        with Pushes(kubectl, SPACE, around.key.token("carol")) as pushes, Counts(kubectl, SPACE) as counts:
             helm.upgrade(chart, NAME, _values(image={"tag": NEXT}), namespace=SPACE)
             report.line("chart: an upgrade replaces the replicas, and the migration runs", _rolled_out(kubectl, NEXT, 4))
             helm.rollback(NAME)
@@ -68,22 +67,6 @@ def _rolled_out(kubectl, tag, count):
     jobs = {job["spec"]["template"]["spec"]["containers"][0]["image"]: job["status"] for job in kubectl.get("-n", SPACE, "jobs")["items"]}
     problems = [running] if set(running.values()) != {image} else []
     return problems + ([] if jobs.get(image, {}).get("succeeded") == 1 else [jobs])
-
-
-class _Counts:
-    """Every number of replicas that somebody asks for until the block ends."""
-
-    def __init__(self, kubectl):
-        self._command = ["kubectl", "-n", SPACE, "get", "deployment", "mana-sync", "--watch", "-o", "jsonpath={.spec.replicas} "]
-        self._environment, self.seen = kubectl.environment, set()
-
-    def __enter__(self):
-        self._process = subprocess.Popen(self._command, env=self._environment, stdout=subprocess.PIPE, text=True)
-        return self
-
-    def __exit__(self, *_):
-        self._process.terminate()
-        self.seen = {int(count) for count in self._process.communicate()[0].split()}
 
 
 def _left(kubectl):

@@ -9,7 +9,7 @@ import report
 from api import until
 from containers import SERVER
 from development import SERVER as LABEL
-from development import Pushes, pods, ready_names
+from development import Counts, Pushes, pods, ready_names
 from load import Load
 from node import NODE
 from production import NEXT, SPACE
@@ -21,14 +21,14 @@ LATER = "insert into _sqlx_migrations (version, description, success, checksum, 
 def check(kubectl, around, folder, programs):
     address = kubectl.get("-n", SPACE, "service", "mana-sync")["spec"]["clusterIP"]
     steps = {
-        "a new tag": (35, lambda: _new_tag(kubectl, folder)),
-        "a restart": (35, lambda: _restart(kubectl)),
-        "the way back": (35, lambda: _back(kubectl, around, folder)),
-        "a drain": (45, lambda: _drain(kubectl)),
+        "a new tag": (25, lambda: _new_tag(kubectl, folder)),
+        "a restart": (25, lambda: _restart(kubectl)),
+        "the way back": (25, lambda: _back(kubectl, around, folder)),
+        "a drain": (35, lambda: _drain(kubectl)),
     }
     load = Load(around, programs, address, {name: seconds for name, (seconds, _) in steps.items()})
     try:
-        with Pushes(kubectl, SPACE, around.key.token("bob")) as pushes:
+        with Pushes(kubectl, SPACE, around.key.token("bob")) as pushes, Counts(kubectl, SPACE) as counts:
             for name, (_, step) in steps.items():
                 took, problems = load.during(name, step)
                 report.line(f"production: {name} under load, in {took:.0f} s", problems)
@@ -36,6 +36,7 @@ def check(kubectl, around, folder, programs):
                     production.admin_policies(kubectl, around)
             numbers, problems = load.finish()
         report.line(f"production: nothing is missed meanwhile: {numbers}", problems)
+        report.line("production: an apply leaves the autoscaler's count alone", [] if counts.seen == {3} else [counts.seen])
         report.line(f"production: none of {pushes.done} pushes over new connections fails meanwhile", pushes.problems())
     finally:
         load.stop()
