@@ -104,7 +104,7 @@ rehearse-alerts: bootstrap ## Break clusters on purpose and check which alerts a
 	@scripts/rehearse-alerts $(ARGS)
 
 test-kubernetes: ## k8s/ and the pages' kubectl commands on a real Kubernetes of one node: KUBERNETES_BIN=folder with its programs, etcd and containerd (needs root)
-	$(CARGO) build -p mana-sync -p mana-dev --bins
+	$(CARGO) build -p mana-sync -p mana-dev -p mana-load --bins
 	@scripts/check-kubernetes
 
 check-image: ## Build the image's last stage and run it as restricted as in production (needs root, takes minutes)

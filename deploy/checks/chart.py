@@ -73,20 +73,34 @@ def check(kustomized, settings, scanned):
             rendered = _render(chart, values)
             report.line("chart: the same as overlays/production", _differences(rendered, kustomized["production"]))
             report.line("chart: the same as overlays/production-keda", _differences(
-                _render(chart, _merged(values, {"autoscaling": {"kind": "keda"}})), kustomized["production-keda"]))
+                _render(chart, merged(values, {"autoscaling": {"kind": "keda"}})), kustomized["production-keda"]))
             report.line("chart: the same as production with every other component", _differences(
-                _render(chart, _merged(values, EVERYTHING)), kustomized["variants"]))
+                _render(chart, merged(values, EVERYTHING)), kustomized["variants"]))
             for name, variant in VARIANTS.items():
-                _check_variant(f"chart with {name}", _render(chart, _merged(values, variant)), settings, scanned, folder)
+                _check_variant(f"chart with {name}", _render(chart, merged(values, variant)), settings, scanned, folder)
             report.line("chart: a changed migration is a new Job, and an unchanged one is not", _job_names(chart, values))
             report.line("chart: numbers are written without exponents", _numbers(chart, values))
             report.line("chart: an upgrade keeps the autoscaler's count", _counts(helm_python, chart, values))
             report.line("chart: mistakes are refused", _accepted(helm_python, chart, values))
 
 
+def rendered_variants():
+    """(name, resources) of the chart with its required values only, as overlays/production, with everything, and of each variant."""
+    import helm_python
+
+    values = yaml.safe_load((CHART / "ci/production.yaml").read_text())
+    required = {"config": {name: values["config"][name] for name in ("JWKS_URL", "MANA_CREDITS_URL")}}
+    more = {"the values of overlays/production": {}, "every other part": EVERYTHING, **VARIANTS}
+    with tempfile.TemporaryDirectory() as folder:
+        with helm_python.Chart.load(shutil.copytree(CHART, Path(folder) / "chart")) as chart:
+            yield "its defaults", _render(chart, required)
+            for name, variant in more.items():
+                yield name, _render(chart, merged(values, variant))
+
+
 def _job_names(chart, values):
     """Jobs are immutable, so values that change the Job must change its name."""
-    name = lambda more: next(r for r in _render(chart, _merged(values, more)) if r["kind"] == "Job")["metadata"]["name"]
+    name = lambda more: next(r for r in _render(chart, merged(values, more)) if r["kind"] == "Job")["metadata"]["name"]
     changes = [
         {"image": {"repository": "registry.example.com:5000/other"}},
         {"image": {"tag": "1.2.3"}},
@@ -104,21 +118,23 @@ def _job_names(chart, values):
 def _counts(helm_python, chart, values):
     """What an upgrade makes of `replicas` that the release before it, or an autoscaler, has set."""
     problems = []
-    for running, kind, expected in [(None, "hpa", None), (7, "hpa", 7), (7, "keda", 7), (7, "none", 2)]:
-        wanted = _merged(values, {"autoscaling": {"kind": kind, "maxReplicas": 9}, "replicas": 2})
-        with live.cluster(helm_python, "mana-sync", "mana-sync", running) as cluster:
+    # Only a release that had `replicas` itself keeps them.
+    cases = [(None, False, "hpa", None), (7, False, "hpa", 7), (7, False, "keda", 7), (7, False, "none", 2), (7, True, "hpa", None), (7, True, "none", 2)]
+    for running, autoscaled, kind, expected in cases:
+        wanted = merged(values, {"autoscaling": {"kind": kind, "maxReplicas": 9}, "replicas": 2})
+        with live.cluster(helm_python, "mana-sync", "mana-sync", running, autoscaled) as cluster:
             texts = cluster.render(chart, wanted, name="mana-sync", namespace="mana-sync", is_upgrade=True).values()
         resources = [resource for text in texts for resource in yaml.safe_load_all(text) if resource]
         replicas = next(r for r in resources if _name(r) == SERVER)["spec"].get("replicas")
         if replicas != expected:
-            problems.append(f"{kind}, {running} running: {replicas} instead of {expected}")
+            problems.append(f"{kind}, {running} running{', autoscaled before' * autoscaled}: {replicas} instead of {expected}")
     return problems
 
 
 def _numbers(chart, values):
     """Numbers in values files may be floats."""
     settings = {"MAX_STREAM_BYTES_IN_FLIGHT": 268435456.0, "MAX_CONNECTIONS": 50000, "OTEL_TRACES_SAMPLER_ARG": 0.25}
-    resources = _render(chart, _merged(values, {"config": settings}))
+    resources = _render(chart, merged(values, {"config": settings}))
     data = next(r for r in resources if r["kind"] == "ConfigMap" and r["metadata"]["name"].startswith("mana-sync"))["data"]
     written = {"MAX_STREAM_BYTES_IN_FLIGHT": "268435456", "MAX_CONNECTIONS": "50000", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
     return [f"{name} is {data[name]}" for name, text in written.items() if data[name] != text]
@@ -129,7 +145,7 @@ def _render(chart, values):
     return [resource for text in texts for resource in yaml.safe_load_all(text) if resource]
 
 
-def _merged(values, more):
+def merged(values, more):
     merged = copy.deepcopy(values)
     for name, value in more.items():
         merged[name] = {**merged.get(name, {}), **value} if isinstance(value, dict) else value
@@ -153,7 +169,8 @@ def _plain(resources):
         if resource["kind"] == "Namespace":
             continue
         text = re.sub(r"\b(mana-sync(?:-admin|-owner)?)-[a-z0-9]{10}(?=\s|$)", r"\1", yaml.safe_dump(resource))
-        text = re.sub(r"\b(mana-sync-migrate-\S+)-[0-9a-f]{8}(?=\s|$)", r"\1", text)
+        # The chart's has hyphens for the tag's dots.
+        text = re.sub(r"\bmana-sync-migrate-(\S+?)(-[0-9a-f]{8})?(?=\s|$)", lambda found: "mana-sync-migrate-" + found[1].replace(".", "-"), text)
         resource = yaml.safe_load(text)
         resource["metadata"].pop("namespace", None)
         if resource["kind"] == "Secret":
@@ -161,6 +178,8 @@ def _plain(resources):
             resource["data"] = {key: base64.b64decode(value) for key, value in resource["data"].items()}
         if _name(resource) == SERVER:
             resource["spec"]["template"]["metadata"].pop("annotations", None)
+            # See templates/server.yaml.
+            resource["metadata"].pop("annotations", None)
         plain[_name(resource)] = resource
     return plain
 
@@ -186,7 +205,7 @@ def _accepted(helm_python, chart, values):
     problems = []
     for message, mistake in MISTAKES.items():
         try:
-            wrong = _merged(values, mistake)
+            wrong = merged(values, mistake)
             chart.validate_schema(wrong)
             _render(chart, wrong)
             problems.append(f"{mistake} is accepted")

@@ -24,7 +24,7 @@ def check(settings, scanned):
         tree = shutil.copytree("k8s", Path(folder) / "k8s")
         for example in tree.rglob("*.example"):
             shutil.copy(example, example.with_suffix(""))
-        _add_variants(tree / "overlays")
+        add_variants(tree / "overlays")
         _refuse_digest_alone(tree / "overlays")
         for overlay in sorted((tree / "overlays").iterdir()):
             rendered = Path(folder) / f"{overlay.name}.yaml"
@@ -46,7 +46,7 @@ def check_rendered(name, file, resources, settings, scanned):
             report.line(f"{name}: {what}", problems)
 
 
-def _add_variants(overlays):
+def add_variants(overlays):
     """Adds an overlay with the components that no overlay of ours uses."""
     variant = overlays / "variants"
     variant.mkdir()
@@ -64,13 +64,13 @@ def _add_variants(overlays):
     (variant / "kustomization.yaml").write_text(yaml.safe_dump(content))
     moved = "registry.example.com:5000/sync/mana-sync"
     image = f'{{ name: registry.example.com/mana-sync, newName: "{moved}", newTag: 0.2.0, digest: "{DIGEST}" }}'
-    _production_with(overlays, "pinned", image)
+    production_with(overlays, "pinned", image)
 
 
 DIGEST = f"sha256:{64 * '0'}"
 
 
-def _production_with(overlays, name, image):
+def production_with(overlays, name, image):
     """Copies the production overlay with another line for the image."""
     copied = shutil.copytree(overlays / "production", overlays / name)
     file = copied / "kustomization.yaml"
@@ -83,7 +83,7 @@ def _production_with(overlays, name, image):
 
 def _refuse_digest_alone(overlays):
     """Without a tag there is no version to name the migration after, so rendering must fail: otherwise an API server would accept only part of it."""
-    copied = _production_with(overlays, "digest-alone", f'{{ name: registry.example.com/mana-sync, digest: "{DIGEST}" }}')
+    copied = production_with(overlays, "digest-alone", f'{{ name: registry.example.com/mana-sync, digest: "{DIGEST}" }}')
     done = subprocess.run([report.tool("kubectl"), "kustomize", copied], capture_output=True, text=True)
     shutil.rmtree(copied)
     report.line("k8s: an image with only a digest is refused", ["it is rendered"] if done.returncode == 0 else [])
@@ -303,8 +303,8 @@ def _migration(resources):
     deployment = next(r for r in resources if r["kind"] == "Deployment" and r["metadata"]["name"] == "mana-sync")
     jobs = [r for r in resources if r["kind"] == "Job"]
     tag = re.sub(r"[^a-z0-9.]+", "-", image(deployment).partition("@")[0].rpartition(":")[2].lower())[:30].rstrip("-.")
-    # The chart adds a hash of the Job. Names must not be longer than a label may be.
-    fits = lambda name: re.fullmatch(rf"mana-sync-migrate-{re.escape(tag)}(-[0-9a-f]{{8}})?", name) and len(name) <= 63
+    # The chart adds a hash of the Job, and has no dots. Names must not be longer than a label may be.
+    fits = lambda name: re.fullmatch(rf"mana-sync-migrate-({re.escape(tag)}|{tag.replace('.', '-')}-[0-9a-f]{{8}})", name) and len(name) <= 63
     problems = [f"{r['metadata']['name']} is not mana-sync-migrate-{tag}" for r in jobs if not fits(r["metadata"]["name"])]
     return problems + [f"{r['metadata']['name']} runs {image(r)}" for r in jobs if image(r) != image(deployment)]
 

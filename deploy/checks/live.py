@@ -17,12 +17,13 @@ NOT_FOUND = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason"
 
 
 @contextlib.contextmanager
-def cluster(helm_python, namespace, name, replicas):
-    """Helm's connection to a cluster in which this Deployment has so many replicas; None: it is not there yet."""
+def cluster(helm_python, namespace, name, replicas, autoscaled):
+    """Helm's connection to a cluster in which this Deployment has so many replicas; None: it is not there yet. If it was
+    autoscaled already, the release before has no count."""
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": name, "namespace": namespace, "annotations": {"mana-sync/replicas": "autoscaler"} if autoscaled else {}},
         "spec": {"replicas": replicas},
     }
     answers = {"/apis/apps/v1": KINDS}

@@ -1,7 +1,8 @@
-"""The checks of scripts/check-kubernetes: k8s/ and the commands of docs/ on a real Kubernetes of one node.
+"""The checks of scripts/check-kubernetes: k8s/, its chart and the commands of docs/ on a real Kubernetes of one node.
 
 The first call prepares: it builds the images, and makes control groups and namespaces, in which it calls itself again."""
 
+import functools
 import os
 import shutil
 import signal
@@ -10,13 +11,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+import autoscaling
 import commands
 import containers
 import development
+import kinds
 import node as nodes
+import overlays
+import production
+import releases
 import report
+import rollouts
 from api import Failed, Kubectl, until
+from containers import SERVER
 from network import Network
+from surroundings import Surroundings
 
 INSIDE = "--inside"
 
@@ -83,18 +92,54 @@ def inside(folder, binaries, programs):
     until("the node is ready", lambda: "True" in kubectl("get", "node", nodes.NODE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}").stdout)
     report.line("the node is ready", [])
     try:
-        _disk(kubectl, folder)
-        _step("development", lambda: development.check(kubectl))
-        kubectl("delete", "namespace", development.SPACE, "--timeout=120s", timeout=130)
-        _disk(kubectl, folder)
-        _step("commands", lambda: commands.prepare(kubectl, folder))
-        _step("scaling", lambda: commands.scale(kubectl))
-        _step("commands of the pages", lambda: commands.check(kubectl))
+        defined = kinds.define(kubectl)
+        around = functools.cache(lambda: _around(kubectl, node, folder))
+        steps = {
+            "kinds": lambda: kinds.check(kubectl, folder, defined),
+            "production": lambda: _production(kubectl, node, folder, programs, around()),
+            "chart": lambda: releases.check(kubectl, around(), folder),
+            "development": lambda: _development(kubectl, folder),
+            "commands": lambda: _commands(kubectl, folder),
+        }
+        wanted = os.environ.get("STEPS", ",".join(steps)).split(",")
+        for name, step in steps.items():
+            if name in wanted:
+                _step(name, step)
         report.line("Services and policies become rules", [network.problem] if network.problem else [])
     finally:
         for resources in ("pods -A -o wide", "events -A"):
             (node.logs / f"{resources.split()[0]}.log").write_text(kubectl("get", *resources.split()).stdout)
     return report.finish()
+
+
+def _around(kubectl, node, folder):
+    """What production and the chart have around them."""
+    for tag in (overlays.version(), production.NEXT):
+        node.name_image(f"{SERVER}:dev", f"{SERVER}:{tag}")
+    around = Surroundings(kubectl, node, folder)
+    around.start()
+    return around
+
+
+def _production(kubectl, node, folder, programs, around):
+    production.check(kubectl, around, folder)
+    _step("rollouts", lambda: rollouts.check(kubectl, around, folder, programs))
+    _step("autoscaling", lambda: autoscaling.check(kubectl, node))
+    kubectl("delete", "namespace", production.SPACE, "--timeout=120s", timeout=130)
+
+
+def _development(kubectl, folder):
+    _disk(kubectl, folder)
+    development.check(kubectl)
+    kubectl("delete", "namespace", development.SPACE, "--timeout=120s", timeout=130)
+
+
+def _commands(kubectl, folder):
+    _disk(kubectl, folder)
+    commands.prepare(kubectl, folder)
+    _step("scaling", lambda: commands.scale(kubectl))
+    _step("commands of the pages", lambda: commands.check(kubectl))
+    kubectl("delete", "namespace", commands.SPACE, "--timeout=120s", timeout=130)
 
 
 def _step(name, check):

@@ -6,14 +6,13 @@ print the log of every replica. Nothing answers as the credits service: there, c
 import http.client
 import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
+import overlays
 import report
 import runbooks
-import yaml
 from api import Failed, until
 from development import accepted, pods, ready_names
 
@@ -24,22 +23,13 @@ PRODUCED = ("are refused", "WARN|ERROR")
 
 def prepare(kubectl, folder):
     """The development overlay with what production has: the namespace, logs in JSON, and the admin port."""
-    tree = Path(shutil.copytree("k8s", folder / "k8s"))
-    for example in tree.rglob("*.example"):
-        shutil.copy(example, example.with_suffix(""))
-    overlay = tree / "overlays/commands"
-    overlay.mkdir()
-    shutil.copy(tree / "overlays/production/admin.env", overlay)
-    content = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
+    overlay = overlays.added(folder, "commands", {
         "namespace": SPACE,
         "resources": ["../development"],
         "components": ["../../components/admin"],
         "configMapGenerator": [{"name": "mana-sync", "behavior": "merge", "literals": ["LOG_FORMAT=json"]}],
         "secretGenerator": [{"name": "mana-sync-admin", "envs": ["admin.env"]}],
-    }
-    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    }, ["admin.env"])
     accepted(kubectl, "admin", overlay)
     kubectl.must("-n", SPACE, "rollout", "status", "deployment/mana-sync", "--timeout=240s", timeout=250)
 
@@ -69,7 +59,7 @@ def check(kubectl):
     # Those that take something away come last.
     for page, command in sorted(commands, key=lambda one: " delete " in one[1]):
         if " apply -k " in command:
-            report.skip(f"{page.name}: {command}", "this cluster has nothing of what production needs around it")
+            report.skip(f"{page.name}: {command}", "the checks of production apply it, with what this machine needs changed")
             continue
         problems = _run(kubectl, command.replace("<pod>", pod).replace("<url>", kubectl.environment["JWKS_URL"]))
         report.line(f"{page.name}: {command}" + " (only before the pipe)" * (_run_of(command) != command), problems)

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import subprocess
 import threading
 import time
 
@@ -43,9 +44,10 @@ def token(kubectl, space, user):
 class Pushes:
     """Pushes through the Service, each over a connection of its own, until the block ends; `failed` has what went wrong."""
 
-    def __init__(self, kubectl, space):
+    def __init__(self, kubectl, space, bearer=None):
         self.address = kubectl.get("-n", space, "service", "mana-sync")["spec"]["clusterIP"]
-        self.headers = {"Authorization": f"Bearer {token(kubectl, space, 'alice')}", "Content-Type": "application/json"}
+        bearer = bearer or token(kubectl, space, "alice")
+        self.headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
         self.failed, self.done, self._stop = [], 0, threading.Event()
 
     def __enter__(self):
@@ -73,6 +75,22 @@ class Pushes:
 
     def problems(self):
         return self.failed[:5] + ([f"only {self.done} pushes"] if self.done < 20 else [])
+
+
+class Counts:
+    """Every number of replicas that somebody asks for until the block ends."""
+
+    def __init__(self, kubectl, space):
+        self._command = ["kubectl", "-n", space, "get", "deployment", "mana-sync", "--watch", "-o", "jsonpath={.spec.replicas} "]
+        self._environment, self.seen = kubectl.environment, set()
+
+    def __enter__(self):
+        self._process = subprocess.Popen(self._command, env=self._environment, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_):
+        self._process.terminate()
+        self.seen = {int(count) for count in self._process.communicate()[0].split()}
 
 
 def check(kubectl):
