@@ -54,8 +54,7 @@ async fn options_that_end_in_a_backslash_leave_ours_as_they_are() {
         let url = server.url("any", "localhost", &format!("options={options}"));
         let connector = Connector::new(&Secret::from(&*url), "").unwrap().with_settings(&[("statement_timeout", 7)]);
         let session = connector.open().await.unwrap();
-        let row =
-            session.query_one("select current_setting('my.word'), current_setting('statement_timeout')", &[]);
+        let row = session.query_one("select current_setting('my.word'), current_setting('statement_timeout')", &[]);
         let row = row.await.unwrap();
         assert_eq!((row.get(0), row.get(1)), (name, "7ms"), "{options}");
     }

@@ -93,3 +93,63 @@ async fn planners_that_have_other_ideas() {
     ])
     .await;
 }
+
+#[tokio::test]
+async fn names_plans_and_messages_as_only_a_few_want_them() {
+    works_as_always(&[
+        "quote_all_identifiers = on",
+        "default_transaction_deferrable = on",
+        "check_function_bodies = off",
+        "xmloption = document",
+        "client_min_messages = debug1",
+        "row_security = off",
+        "plan_cache_mode = force_custom_plan",
+        "enable_bitmapscan = off",
+        "enable_hashagg = off",
+        "enable_hashjoin = off",
+        "enable_incremental_sort = off",
+        "enable_indexonlyscan = off",
+        "enable_material = off",
+        "enable_memoize = off",
+        "enable_mergejoin = off",
+        "geqo_threshold = 2",
+        "max_stack_depth = '100kB'",
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn plans_that_are_always_parallel() {
+    // The name before and since PostgreSQL 16; a database may have settings of extensions, and so of any name with a dot.
+    let mut connection = PgConnection::connect(&admin_url().await).await.unwrap();
+    let name = "select name from pg_settings where name in ('force_parallel_mode', 'debug_parallel_query')";
+    let name: String = sqlx::query_scalar(name).fetch_one(&mut connection).await.unwrap();
+    works_as_always(&[&format!("{name} = on")]).await;
+}
+
+#[tokio::test]
+async fn sessions_that_end_with_their_first_error() {
+    works_as_always(&["exit_on_error = on"]).await;
+}
+
+#[tokio::test]
+async fn no_room_for_temporary_files() {
+    works_as_always(&["temp_file_limit = 0", "work_mem = '64kB'"]).await;
+}
+
+#[tokio::test]
+async fn triggers_that_are_those_of_a_replica() {
+    works_as_always(&["session_replication_role = replica"]).await;
+}
+
+#[tokio::test]
+async fn time_limits_of_milliseconds() {
+    works_as_always(&[
+        "statement_timeout = 2",
+        "lock_timeout = 2",
+        "idle_in_transaction_session_timeout = 2",
+        "idle_session_timeout = 50",
+        "deadlock_timeout = 1",
+    ])
+    .await;
+}
