@@ -16,7 +16,7 @@ pub struct Sql {
 /// limit ends what it does, and no error ends the session. Everything that a person or a task then needs is set on top.
 /// Each setting counts for the next statement, and none of them takes long or needs room.
 pub const ORDERLY: &str = "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0;
-    set idle_session_timeout = 0; set exit_on_error = off; set row_security = on;
+    set idle_session_timeout = 0; set exit_on_error = off; set row_security = on; set quote_all_identifiers = off;
     set default_transaction_isolation = 'read committed'; set standard_conforming_strings = on;
     select set_config('transaction_timeout', '0', false) where current_setting('transaction_timeout', true) is not null";
 
