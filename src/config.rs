@@ -40,7 +40,7 @@ pub(crate) use networks::reachable;
 pub use networks::{Network, NetworkError};
 pub use origin::{AllowedOrigin, Origin, OriginError};
 pub use otlp::{Collector, Headers, OtlpProtocol};
-pub use postgres_url::{Endpoint, Host, Keepalive, PostgresUrl, Roots, SslMode, TlsOptions, UrlError};
+pub use postgres_url::{Endpoint, Host, Keepalive, PostgresUrl, Roots, SslMode, TlsOptions, TlsVersions, UrlError};
 pub use secret::Secret;
 pub use sessions::SessionsConfig;
 pub use traces::{RootSampler, Sampler, TracesConfig};

@@ -73,8 +73,9 @@ impl Fanout {
     ) -> Result<(), RunError> {
         let name = config.replica_name();
         let connector = Connector::new(&config.database.database_url, &format!("mana-sync {name} publish"))?;
+        let target = PublisherConnector::new(connector, config.database_prepare);
         let listener = Listener {
-            publishing: connector.clone(),
+            publishing: target.connector(),
             connector: Connector::new(config.database.direct_url(), &format!("mana-sync {name} listen"))?,
             ping: config.listener_ping_ms,
             receiver: Receiver {
@@ -91,7 +92,7 @@ impl Fanout {
             others,
         };
         let publishing = PublisherConfig {
-            target: PublisherConnector::new(connector, config.database_prepare),
+            target,
             keys: self.keys,
             presence: self.presence.clone(),
             received: self.received,

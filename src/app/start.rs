@@ -41,6 +41,10 @@ pub(super) async fn find_database(
 /// Refuses a database that cannot serve this replica. Problems that may be fixed in the meantime are logged and waited
 /// for.
 async fn check_fitness(store: &Buckets) -> Result<(), RunError> {
+    // If it does not answer, readiness reports it.
+    for doubt in store.doubts().await.unwrap_or_default() {
+        tracing::warn!("{doubt}");
+    }
     match store.fitness().await {
         Ok(Fitness { unfit: Some(unfit), .. }) if !unfit.is_passing() => Err(unfit.into()),
         Ok(Fitness { unfit: Some(unfit), .. }) => {

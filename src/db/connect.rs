@@ -5,12 +5,15 @@ use super::staggered::{self, Failed};
 use super::tls::{self, Attempt};
 use crate::config::{Endpoint, Host, PostgresUrl, Secret};
 use futures_util::future::BoxFuture;
+use rand::seq::SliceRandom;
 use socket2::{SockRef, TcpKeepalive};
+use std::ffi::OsString;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,6 +111,10 @@ impl Connector {
     #[must_use]
     pub fn with_settings(mut self, settings: &[(&str, impl fmt::Display)]) -> Connector {
         let mut options = self.session.get_options().unwrap_or_default().to_owned();
+        // A backslash at the end would escape the blank before ours; PostgreSQL ignores one with nothing behind it.
+        if options.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1 {
+            options.pop();
+        }
         for (name, value) in settings {
             options.push_str(&format!(" -c {name}={value}"));
         }
@@ -136,9 +143,11 @@ impl Connector {
     async fn connect_to_any(&self) -> Result<(Client, Driver), ConnectError> {
         let count = self.url.hosts.len();
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let connected = staggered::first(count, |at| self.ask((preferred + at) % count)).await;
-        let (index, connection) = connected.map_err(Failed::of_hosts)?;
-        if self.preferred.swap(index, Ordering::Relaxed) != index {
+        let order = self.in_turn((0..count).map(|at| (preferred + at) % count).collect());
+        let order = &order;
+        let ask = |at: usize| async move { self.ask(*order.get(at).ok_or(ConnectError::NoPrimary)?).await };
+        let (index, connection) = staggered::first(count, ask).await.map_err(Failed::of_hosts)?;
+        if self.preferred.swap(index, Ordering::Relaxed) != index && !self.url.balances {
             tracing::warn!(host = index + 1, of = count, "now using this database host");
         }
         Ok(connection)
@@ -168,7 +177,12 @@ impl Connector {
         let needs_primary = self.url.needs_primary;
         match &endpoint.host {
             Host::Unix(folder) => {
-                let socket = folder.join(format!(".s.PGSQL.{}", endpoint.port));
+                let mut socket = folder.join(format!(".s.PGSQL.{}", endpoint.port)).into_os_string().into_vec();
+                if let Some(first @ b'@') = socket.first_mut() {
+                    // That is how Linux writes the names of abstract sockets.
+                    *first = 0;
+                }
+                let socket = PathBuf::from(OsString::from_vec(socket));
                 // A local socket is not encrypted, whatever sslmode says.
                 let attempt = self.attempt(Place::Unix(&socket), "", Attempt::Plain, needs_primary);
                 timeout(limit, attempt).await.map_err(|_| ConnectError::Timeout)?
@@ -204,8 +218,8 @@ impl Connector {
         let preferred = *self.preferred_address();
         let at = addresses.iter().position(|address| Some(*address) == preferred).unwrap_or(0);
         let first = addresses[at..=at].iter();
-        let in_order: Vec<SocketAddr> = first.chain(&addresses[..at]).chain(&addresses[at + 1..]).copied().collect();
-        let in_order = &in_order;
+        let in_order = first.chain(&addresses[..at]).chain(&addresses[at + 1..]).copied().collect();
+        let in_order: &Vec<SocketAddr> = &self.in_turn(in_order);
         let ask = |at: usize| async move {
             let address = *in_order.get(at).ok_or(ConnectError::NoPrimary)?;
             Ok((address, self.agree_in_time(address, name, needs_primary).await?))
@@ -213,11 +227,20 @@ impl Connector {
         let connected = staggered::first(in_order.len(), ask).await;
         let (address, connection) = connected.map_err(|failed| failed.error)?;
         // As long as all is well, the resolver decides which address comes first: some balance load this way.
-        let is_first = addresses.first() == Some(&address);
+        let is_first = addresses.first() == Some(&address) || self.url.balances;
         if !is_first && self.preferred_address().replace(address) != Some(address) {
             tracing::warn!(of = addresses.len(), "now using another address of the database host");
         }
         Ok(connection)
+    }
+
+    /// Returns places in the order in which to try them: as they are, unless the URL says that connections are balanced.
+    #[expect(clippy::disallowed_methods, reason = "as random as in libpq; nothing else depends on the order")]
+    fn in_turn<T>(&self, mut places: Vec<T>) -> Vec<T> {
+        if self.url.balances {
+            places.shuffle(&mut rand::rng());
+        }
+        places
     }
 
     fn preferred_address(&self) -> MutexGuard<'_, Option<SocketAddr>> {

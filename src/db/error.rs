@@ -150,6 +150,13 @@ impl DbError {
                 "the pooler in front of the database shares its connections between statements: its pool_mode must be transaction or session"
                     .to_owned()
             }
+            (_, Some("25P04")) => {
+                "transaction_timeout is too short, for the server, the database or the role: set it to 0 for the role of DATABASE_URL"
+                    .to_owned()
+            }
+            (_, Some("53400")) => {
+                "temp_file_limit is too low for a statement, for the server, the database or the role of DATABASE_URL".to_owned()
+            }
             (_, Some("42P01" | "3F000")) => "tables are missing: run `mana-sync migrate`".to_owned(),
             (DbError::Statement(error), Some("42501")) if is_about_files(error) => FILES.to_owned(),
             (_, Some("42501")) => "the role of DATABASE_URL lacks rights: deploy/grants.sql has them".to_owned(),

@@ -32,6 +32,6 @@ pub use connect::{Connector, Driver, Resolver, Session};
 pub use error::{ConnectError, DbError};
 pub use pool::{Pool, PoolConfig, PoolStatus};
 pub use shortest::ShortestLately;
-pub use sql::{RowSink, Sql};
+pub use sql::{ORDERLY, RowSink, Sql};
 pub use tls::TlsError;
 pub use types::{JsonText, Micros};

@@ -12,6 +12,14 @@ pub struct Sql {
     pub types: &'static [Type],
 }
 
+/// Makes a session of its own independent of what its role, its database or its server has set as a default: no time
+/// limit ends what it does, and no error ends the session. Everything that a person or a task then needs is set on top.
+/// Each setting counts for the next statement, and none of them takes long or needs room.
+pub const ORDERLY: &str = "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0;
+    set idle_session_timeout = 0; set exit_on_error = off; set row_security = on; set quote_all_identifiers = off;
+    set default_transaction_isolation = 'read committed'; set standard_conforming_strings = on;
+    select set_config('transaction_timeout', '0', false) where current_setting('transaction_timeout', true) is not null";
+
 /// Receives a statement's rows one by one as they arrive.
 pub trait RowSink {
     /// Receives the next row.

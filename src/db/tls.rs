@@ -4,11 +4,12 @@
 //! certificates that are rotated in place.
 
 use super::verify::Verifier;
-use crate::config::{Roots, SslMode, TlsOptions};
+use crate::config::{Roots, SslMode, TlsOptions, TlsVersions};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, Error, InconsistentKeys, RootCertStore, SupportedProtocolVersion};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -89,8 +90,13 @@ pub(super) async fn client_config(options: &TlsOptions) -> Result<ClientConfig, 
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let anchors = anchors(options).await?;
     let verifier = Verifier::new(anchors, options.mode == SslMode::VerifyFull, provider.clone());
+    let versions: &[&'static SupportedProtocolVersion] = match options.versions {
+        TlsVersions::All => &[&TLS13, &TLS12],
+        TlsVersions::Only12 => &[&TLS12],
+        TlsVersions::Only13 => &[&TLS13],
+    };
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match identity(options).await? {
@@ -105,6 +111,7 @@ pub(super) async fn client_config(options: &TlsOptions) -> Result<ClientConfig, 
         }
         None => config.with_no_client_auth(),
     };
+    config.enable_sni = options.sends_name;
     if options.direct {
         config.alpn_protocols = vec![b"postgresql".to_vec()];
     }

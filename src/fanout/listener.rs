@@ -11,7 +11,7 @@ pub use super::listener_status::ListenerStatus;
 use super::codec::{CHANNEL, NOTIFY, NOTIFY_TYPES};
 use super::receiver::Receiver;
 use crate::clock::Clock;
-use crate::db::{ConnectError, Connector, Driver};
+use crate::db::{ConnectError, Connector, Driver, ORDERLY};
 use crate::failpoints::Failpoint;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -31,8 +31,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 const IS_LISTENING: &str =
     "select exists (select from pg_stat_activity where application_name = current_setting('application_name')
     and pid <> pg_backend_pid() and state = 'active' and query like 'listen %')";
-/// Turns off `idle_session_timeout`, which servers have from version 14.
-const NEVER_IDLE: &str = "select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'";
 /// Pauses between attempts to connect: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -170,6 +168,7 @@ impl Listener {
 
     async fn is_listening(&self) -> Result<bool, ListenError> {
         let session = self.connector.open().await?;
+        session.batch_execute(ORDERLY).await?;
         let is_listening = session.query_typed(IS_LISTENING, &[]).await?[0].try_get(0)?;
         session.close().await;
         Ok(is_listening)
@@ -253,11 +252,11 @@ async fn call(connector: &Connector, echo: &Echo) -> Result<(), ListenError> {
 }
 
 async fn start_listening(client: &Client, echo: &Echo) -> Result<(), ListenError> {
+    // LISTEN may take long, and a listener may be silent for as long as there is nothing to announce.
+    client.batch_execute(ORDERLY).await?;
     let standby: bool = client.query_typed("select pg_is_in_recovery()", &[]).await?[0].try_get(0)?;
     if standby {
         return Err(ListenError::Standby);
     }
-    // A listener may be silent for as long as there is nothing to announce.
-    client.batch_execute(NEVER_IDLE).await?;
     Ok(client.batch_execute(&format!("listen {CHANNEL}; listen {}", echo.channel)).await?)
 }

@@ -25,8 +25,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span};
 
-/// Plans a prepared statement only once. Settings and their values.
-const PLAN_ONCE: [(&str, &str); 1] = [("plan_cache_mode", "force_generic_plan")];
+/// Plans a prepared statement only once, and ends neither it nor the session early. Settings and their values.
+const SETTINGS: [(&str, &str); 6] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    // As long as it is waited for.
+    ("statement_timeout", "3000"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("exit_on_error", "off"),
+    ("default_transaction_isolation", r"read\ committed"),
+];
 /// Time limit for sending one batch: longer than [`NOTIFY`] waits for its lock.
 const SEND_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pauses after failures: the first, and the longest.
@@ -277,7 +285,12 @@ impl PublisherConnector {
     /// `prepare`: true if a statement can be prepared there and reused, which a pooler that shares connections does not
     /// allow.
     pub fn new(connector: Connector, prepare: bool) -> PublisherConnector {
-        PublisherConnector { connector: if prepare { connector.with_settings(&PLAN_ONCE) } else { connector }, prepare }
+        PublisherConnector { connector: if prepare { connector.with_settings(&SETTINGS) } else { connector }, prepare }
+    }
+
+    /// Returns the connector, for others that send as publishers do.
+    pub fn connector(&self) -> Connector {
+        self.connector.clone()
     }
 
     async fn connect(&self) -> Result<Sending, SendError> {

@@ -19,7 +19,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Request};
+use axum::http::{HeaderName, HeaderValue, Method, Request};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -67,8 +67,8 @@ pub struct Server {
     /// For input from clients that have not authenticated yet.
     unauthenticated: MemoryBudget,
     addresses: Addresses,
-    /// For requests that come one right behind another.
-    pipelined: Turns,
+    /// For requests that cost their clients nothing.
+    free_of_cost: Turns,
     /// True if balancers name their clients with the PROXY protocol.
     proxy_protocol: bool,
 }
@@ -103,7 +103,7 @@ impl Server {
         let unauthenticated = MemoryBudget::of_unauthenticated(bytes, reserved);
         let places = Arc::new(Semaphore::new(config.max_connections as usize));
         let refusals = Places::new(MAX_REFUSALS);
-        let pipelined = Turns::default();
+        let free_of_cost = Turns::default();
         Server {
             router,
             shutdown,
@@ -113,7 +113,7 @@ impl Server {
             refusals,
             unauthenticated,
             addresses,
-            pipelined,
+            free_of_cost,
             proxy_protocol,
         }
     }
@@ -186,11 +186,12 @@ impl Server {
         }
         let stream = Transport::new(stream, connection.clone(), self.limits.write, self.limits.read);
         let (router, closing, limits) = (self.router.clone(), self.shutdown.closing.clone(), self.limits);
-        let pipelined = self.pipelined.clone();
+        let turns = self.free_of_cost.clone();
         let (balancer, metrics) = (balancer.map(|balancer| (self.addresses.clone(), balancer)), self.metrics.clone());
         self.shutdown.connections.spawn(async move {
             let service = service_fn(move |mut request: Request<Incoming>| {
-                let pipelined = connection.meter().begin_request().then(|| pipelined.clone());
+                let (is_behind_another, turns) = (connection.meter().begin_request(), turns.clone());
+                let is_preflight = request.method() == Method::OPTIONS;
                 request.extensions_mut().insert(connection.clone());
                 if balancer.is_some()
                     && let Some(over_tls) = OverTls::of(request.headers())
@@ -205,7 +206,7 @@ impl Server {
                 // Boxed, because hyper reserves room for this future as long as the connection lives, including while
                 // it streams.
                 Box::pin(async move {
-                    if let Some(turns) = pipelined {
+                    if is_behind_another {
                         // Otherwise a connection would answer many of them while everybody else waits.
                         turns.next().await;
                     }
@@ -217,6 +218,11 @@ impl Server {
                         }
                         Err(error) => Ok(headers::protect(error.into_response())),
                     };
+                    if is_preflight || matches!(&answered, Ok(answer) if answer.status().is_client_error()) {
+                        // Otherwise many connections that only wait for such answers would have one in each turn. Here
+                        // rather than before, so that whoever is not refused does not wait.
+                        turns.next().await;
+                    }
                     connection.meter().end_request();
                     answered
                 })

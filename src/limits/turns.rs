@@ -21,6 +21,14 @@ impl Turns {
     }
 }
 
+#[cfg(test)]
+impl Turns {
+    /// Lets nobody have a turn for as long as this is held.
+    pub(crate) async fn hold(&self) -> impl Sized + use<> {
+        self.0.clone().acquire_owned().await
+    }
+}
+
 impl Default for Turns {
     fn default() -> Turns {
         Turns(Arc::new(Semaphore::new(1)))

@@ -2,7 +2,7 @@
 //! its own users.
 
 use super::citus::Placements;
-use super::fitness::{Fitness, FitnessCheck};
+use super::fitness::{Doubt, Fitness, FitnessCheck};
 use super::layout::Layout;
 use super::workers::{Admission, Worker, WorkerAddress};
 use super::{Bucket, Store, StoreError};
@@ -123,6 +123,14 @@ impl Buckets {
             _ => pools + self.main.max_connections(),
         };
         FitnessCheck { pool: self.main.pool.clone() }.fitness(self.layout, needed, self.trims).await
+    }
+
+    /// Returns the defaults of the database with which it serves, but not as promised.
+    ///
+    /// # Errors
+    /// The database does not respond.
+    pub async fn doubts(&self) -> Result<Vec<Doubt>, StoreError> {
+        FitnessCheck { pool: self.main.pool.clone() }.doubts().await
     }
 
     /// Returns why the last attempt to connect failed, as a sentence for operators; `None` if it succeeded.

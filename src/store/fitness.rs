@@ -89,6 +89,26 @@ impl Unfit {
     }
 }
 
+/// A default of the server, the database or the role with which it can serve, but not as promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// What was answered may be lost.
+    #[error(
+        "synchronous_commit is off, for the server, the database or the role: if PostgreSQL crashes, pushes that were answered may be lost"
+    )]
+    UnflushedCommits,
+    /// Large pushes and pages may not fit.
+    #[error(
+        "temp_file_limit is below 256 MB, for the server, the database or the role: large pushes and pages may be refused with 503"
+    )]
+    LittleRoom,
+    /// Statements may end before their own limit.
+    #[error(
+        "transaction_timeout is shorter than DATABASE_STATEMENT_TIMEOUT_MS, for the server, the database or the role: it ends connections in the middle of statements that may take longer"
+    )]
+    ShortTransactions,
+}
+
 /// The database's report on itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitness {
@@ -217,9 +237,19 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
     types: &[Type::TEXT_ARRAY, Type::BOOL],
 };
 
+/// Servers have `transaction_timeout` from version 17.
+static DOUBTS: Sql = Sql {
+    text: "
+select current_setting('synchronous_commit') = 'off',
+       coalesce(nullif(current_setting('transaction_timeout', true), '0')::interval
+                < current_setting('statement_timeout')::interval, false),
+       pg_size_bytes(current_setting('temp_file_limit')) between 0 and 256 * 1024 * 1024 - 1",
+    types: &[],
+};
+
 /// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("fitness", &FITNESS), ("rights", &RIGHTS)]
+    vec![("fitness", &FITNESS), ("rights", &RIGHTS), ("doubts", &DOUBTS)]
 }
 
 /// Checks whether a database can serve.
@@ -270,6 +300,21 @@ impl FitnessCheck {
             self.pool.distrust();
         }
         Ok(Fitness { notification_queue: row.try_get(0)?, unfit })
+    }
+
+    /// Returns the defaults with which the database serves, but not as promised.
+    ///
+    /// # Errors
+    /// The database does not respond.
+    pub(super) async fn doubts(&self) -> Result<Vec<Doubt>, StoreError> {
+        let rows = self.pool.query(&DOUBTS, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(Vec::new()) };
+        let found = [
+            (row.try_get(0)?, Doubt::UnflushedCommits),
+            (row.try_get(1)?, Doubt::ShortTransactions),
+            (row.try_get(2)?, Doubt::LittleRoom),
+        ];
+        Ok(found.into_iter().filter(|(applies, _)| *applies).map(|(_, doubt)| doubt).collect())
     }
 
     /// Returns the missing rights after a table could not be read; if none are missing, the error stands.

@@ -239,6 +239,8 @@ fn pool_config(config: &Config, size: usize, bucket: Bucket) -> PoolConfig {
     let mut settings: Vec<_> = limits.map(|(name, time)| (name, time.as_millis().to_string())).into();
     // As statements and functions expect, whatever the database's default.
     settings.push(("standard_conforming_strings", "on".to_owned()));
+    // Some errors are expected, and what row-level security hides is reported by its name.
+    settings.extend([("exit_on_error", "off".to_owned()), ("row_security", "on".to_owned())]);
     if config.database_prepare {
         // Pushes to one log wait for each other. At a stricter isolation level, all but one would fail.
         settings.push(("default_transaction_isolation", r"read\ committed".to_owned()));

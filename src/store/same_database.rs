@@ -31,8 +31,8 @@ struct Place {
 impl Place {
     async fn of(url: &Secret) -> Result<Place, SchemaError> {
         const PLACE: &str =
-            "select oid || ' ' || datname, pg_is_in_recovery(), extract(epoch from pg_postmaster_start_time())
-                             from pg_database where datname = current_database()";
+            "begin; set local statement_timeout = 0; select oid || ' ' || datname, pg_is_in_recovery(), extract(epoch from pg_postmaster_start_time())
+                             from pg_database where datname = current_database(); commit";
         let session = Connector::new(url, NAME)?.open().await?;
         let messages = session.simple_query(PLACE).await?;
         session.close().await;

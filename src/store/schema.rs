@@ -9,7 +9,7 @@ mod connection;
 mod error;
 mod renamed;
 
-pub(super) use connection::{NAME, STEP_TIMEOUT, UNTIMED, connect_as};
+pub(super) use connection::{NAME, STEP_TIMEOUT, connect_as};
 pub use error::SchemaError;
 
 use super::distribute::{citus, entrances};
@@ -44,8 +44,8 @@ const OLDEST_REPLICA: &str = "select substring(obj_description(to_regclass('sync
 pub async fn migrate(direct_url: &Secret) -> Result<Migrated, SchemaError> {
     let connection = connect(direct_url, MIGRATION_STEP_TIMEOUT).await?;
     // Otherwise the server reports every time that the migrations table exists already.
-    let settings = format!("set client_min_messages = warning; {UNTIMED}");
-    timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute(&settings)).await??;
+    let settings = "set client_min_messages = warning";
+    timeout(MIGRATION_STEP_TIMEOUT, connection.batch_execute(settings)).await??;
     timeout(MIGRATION_STEP_TIMEOUT, check_encoding(&connection)).await??;
     timeout(MIGRATION_STEP_TIMEOUT, check_writable(&connection)).await??;
     if timeout(MIGRATION_STEP_TIMEOUT, is_needed(&connection)).await?? {

@@ -9,7 +9,7 @@
 use super::fitness;
 use super::schema::STEP_TIMEOUT;
 use crate::config::{Config, Host, PostgresUrl, Secret};
-use crate::db::{ConnectError, Connector};
+use crate::db::{ConnectError, Connector, ORDERLY};
 use crate::store::layout::Layout;
 use std::fmt;
 use std::sync::Arc;
@@ -98,6 +98,7 @@ impl Worker {
     /// Returns the identity of the database that its URL leads to. Fails if the URL's role lacks rights to the buckets.
     async fn place(&self) -> Result<Option<String>, AskError> {
         let session = self.connector.open().await?;
+        session.batch_execute(ORDERLY).await?;
         let messages = session.simple_query(PLACE).await?;
         let rights = session.query_typed(fitness::RIGHTS.text, &[(&&self.schemas[..], Type::TEXT_ARRAY)]).await?;
         session.close().await;

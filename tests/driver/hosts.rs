@@ -260,3 +260,29 @@ async fn a_pool_finds_the_address_that_is_left_when_the_first_goes_silent() {
     let rows = pool.query(&PORT, &[]).await.unwrap();
     assert_eq!(rows[0].get::<_, i32>(0), i32::from(server.port()));
 }
+
+#[tokio::test]
+async fn hosts_and_addresses_share_the_connections_if_the_url_says_so() {
+    let server = Server::plain().await;
+    let port = server.port();
+    let both = |name: &str| {
+        let resolver = Arc::new(move |_: String, port: u16| {
+            let addresses = ["127.0.0.1", "::1"].map(|address| SocketAddr::new(address.parse().unwrap(), port));
+            Box::pin(async move { Ok(addresses.to_vec()) }) as futures_util::future::BoxFuture<'static, _>
+        });
+        Connector::new(&Secret::from(name), "driver test").unwrap().with_resolver(resolver)
+    };
+    for hosts in [format!("127.0.0.1:{port},[::1]:{port}"), format!("twins.invalid:{port}")] {
+        for (parameters, expected) in [("", 1), ("?load_balance_hosts=disable", 1), ("?load_balance_hosts=random", 2)] {
+            let connector = both(&format!("postgres://any@{hosts}/postgres{parameters}"));
+            let mut seen = std::collections::HashSet::new();
+            // That random choices are all the same is less likely than one in 2^39.
+            for _ in 0..40 {
+                let session = connector.open().await.unwrap();
+                let row = session.query_one("select host(inet_server_addr())", &[]).await.unwrap();
+                seen.insert(row.get::<_, String>(0));
+            }
+            assert_eq!(seen.len(), expected, "{hosts} {parameters}: {seen:?}");
+        }
+    }
+}

@@ -6,6 +6,8 @@ use super::server::Server;
 use super::{connect, said};
 use mana_sync::config::{PostgresUrl, Secret};
 use mana_sync::db::Connector;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 const PLAIN: Option<bool> = Some(false);
 const TLS: Option<bool> = Some(true);
@@ -157,4 +159,52 @@ async fn where_there_is_no_tls_a_refusal_is_told_as_it_was_and_what_passes_is_wa
     server.run("alter role tls nologin").await;
     let error = connect(&server.url("tls", "localhost", "sslmode=allow")).await.unwrap_err();
     assert!(said(&error).contains("not permitted to log in"), "{}", said(&error));
+}
+
+#[tokio::test]
+async fn a_version_of_tls_that_the_url_rules_out_is_not_used() {
+    let authority = Authority::new();
+    let server = Server::with_tls(authority.issue("server", "localhost", Kind::Named), None).await;
+    let version = async |parameters: &str| {
+        let url = server.url("any", "localhost", &format!("sslmode=require&{parameters}"));
+        let session = Connector::new(&Secret::from(&*url), "driver test").unwrap().open().await?;
+        let row = session.query_one("select version from pg_stat_ssl where pid = pg_backend_pid()", &[]).await;
+        Ok::<_, mana_sync::db::ConnectError>(row.unwrap().get::<_, String>(0))
+    };
+    assert_eq!(version("").await.unwrap(), "TLSv1.3");
+    assert_eq!(version("ssl_min_protocol_version=TLSv1.3").await.unwrap(), "TLSv1.3");
+    assert_eq!(version("ssl_max_protocol_version=TLSv1.2").await.unwrap(), "TLSv1.2");
+    server.run("alter system set ssl_max_protocol_version = 'TLSv1.2'").await;
+    server.reload().await;
+    assert_eq!(version("ssl_min_protocol_version=TLSv1.2").await.unwrap(), "TLSv1.2");
+    let error = version("ssl_min_protocol_version=TLSv1.3").await.unwrap_err();
+    assert!(!error.is_passing(), "{}", said(&error));
+}
+
+/// Answers one request for TLS; returns what the client says first.
+async fn hello_to_a_server(parameters: &str) -> Vec<u8> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let url = format!("postgres://any@named.invalid:{port}/postgres?hostaddr=127.0.0.1&sslmode=require{parameters}");
+    let hear = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.read_exact(&mut [0; 8]).await.unwrap();
+        socket.write_all(b"S").await.unwrap();
+        let mut head = [0; 5];
+        socket.read_exact(&mut head).await.unwrap();
+        let mut hello = vec![0; u16::from_be_bytes([head[3], head[4]]).into()];
+        socket.read_exact(&mut hello).await.unwrap();
+        hello
+    };
+    let (error, hello) = tokio::join!(connect(&url), hear);
+    assert!(error.is_err(), "the server closes");
+    hello
+}
+
+#[tokio::test]
+async fn the_name_of_the_host_is_sent_in_the_clear_unless_the_url_forbids_it() {
+    let names = |hello: &[u8]| hello.windows(13).any(|bytes| bytes == b"named.invalid");
+    assert!(names(&hello_to_a_server("").await));
+    assert!(names(&hello_to_a_server("&sslsni=1").await));
+    assert!(!names(&hello_to_a_server("&sslsni=0").await));
 }

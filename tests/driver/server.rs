@@ -26,6 +26,8 @@ pub struct Server {
     postgres: TemporaryPostgres,
     /// The folder of its Unix socket.
     pub folder: PathBuf,
+    /// The name of its abstract socket, beginning with `@`.
+    pub abstracted: String,
     _files: tempfile::TempDir,
 }
 
@@ -58,7 +60,8 @@ impl Server {
         }
         let mut all = settings;
         all.push(("hba_file", file("who")));
-        all.push(("unix_socket_directories", file("socket")));
+        let abstracted = format!("@{}", folder.path().file_name().unwrap().display());
+        all.push(("unix_socket_directories", format!("{},{abstracted}", file("socket"))));
         all.push(("listen_addresses", "127.0.0.1,::1".to_owned()));
         for (name, setting) in
             [("server.crt", "ssl_cert_file"), ("server.key", "ssl_key_file"), ("clients.crt", "ssl_ca_file")]
@@ -69,7 +72,7 @@ impl Server {
         }
         let all = all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let postgres = TemporaryPostgres::start(Path::new(".dev"), all).await.unwrap();
-        let server = Server { postgres, folder: folder.path().join("socket"), _files: folder };
+        let server = Server { postgres, folder: folder.path().join("socket"), abstracted, _files: folder };
         let users = "create role tls login; create role plain login; create role cert login; create role \"any\" login;
                      create role \"us er\" login; create role word login";
         server.run(users).await;
@@ -98,6 +101,11 @@ impl Server {
             std::fs::copy(from, &to).unwrap();
             std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
         }
+        self.reload().await;
+    }
+
+    /// Has it read its settings and its certificate again.
+    pub async fn reload(&self) {
         let read = async || {
             let read = "select extract(epoch from pg_conf_load_time())::float8";
             self.run_with(async |client| client.query_one(read, &[]).await.unwrap().get::<_, f64>(0)).await
@@ -105,7 +113,7 @@ impl Server {
         let before = read().await;
         self.run("select pg_reload_conf()").await;
         // Connections opened after that have the current settings and certificate.
-        eventually("the certificate is another", async || read().await > before).await;
+        eventually("the settings are read again", async || read().await > before).await;
     }
 
     pub fn port(&self) -> u16 {

@@ -315,3 +315,38 @@ async fn a_listener_that_hears_another_database_is_not_ready_and_says_so() {
     assert!(started.log().contains("points to a different database"), "{}", started.log());
     tokio::time::timeout(Duration::from_secs(1), started.process.ended()).await.expect_err("it goes on trying");
 }
+
+#[tokio::test]
+async fn a_default_that_breaks_a_promise_is_named_at_the_start() {
+    let url = migrated().await;
+    let log = async || {
+        let started = replica(&[("DATABASE_URL", &url)]);
+        started.process.wait_ready(TIMEOUT).await.unwrap();
+        started.log()
+    };
+    let (unflushed, little) = ("synchronous_commit is off", "temp_file_limit is below 256 MB");
+    let text = log().await;
+    assert!(!text.contains(unflushed) && !text.contains(little), "{text}");
+    sql(&url, format!("alter database {} set synchronous_commit = off", name(&url))).await;
+    sql(&url, format!("alter database {} set temp_file_limit = '255MB'", name(&url))).await;
+    let text = log().await;
+    assert!(text.contains(unflushed) && text.contains(little), "{text}");
+    sql(&url, format!("alter database {} set synchronous_commit = local", name(&url))).await;
+    sql(&url, format!("alter database {} set temp_file_limit = '256MB'", name(&url))).await;
+    let text = log().await;
+    assert!(!text.contains(unflushed) && !text.contains(little), "{text}");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL 17 or newer in PG_BIN"]
+async fn transactions_that_are_ended_too_soon_are_named() {
+    let url = migrated().await;
+    sql(&url, format!("alter database {} set transaction_timeout = '5s'", name(&url))).await;
+    let doubtful = replica(&[("DATABASE_URL", &url)]);
+    doubtful.process.wait_ready(TIMEOUT).await.unwrap();
+    assert!(doubtful.log().contains("transaction_timeout is shorter"), "{}", doubtful.log());
+    // Nothing can be done within a millisecond, except by sessions that may turn the limit off.
+    sql(&url, format!("alter database {} set transaction_timeout = 1", name(&url))).await;
+    assert!(migrate(&url).await.status.success());
+    replica(&[("DATABASE_URL", &url)]).says("transaction_timeout is too short").await;
+}

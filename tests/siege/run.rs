@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_secs(3);
 
 /// An attack's row in the table.
 struct Row {
-    name: &'static str,
+    name: String,
     peak: u64,
     left: u64,
     probe: Duration,
@@ -28,7 +28,7 @@ struct Row {
 }
 
 /// Measures others during an attack.
-async fn watch(replica: &LimitedReplica, name: &'static str, attack: impl Future<Output = ()>) -> Row {
+async fn watch(replica: &LimitedReplica, name: &str, attack: impl Future<Output = ()>) -> Row {
     replica.forget_peak();
     let others = Others::start(replica);
     attack.await;
@@ -37,11 +37,11 @@ async fn watch(replica: &LimitedReplica, name: &'static str, attack: impl Future
     assert!(seen.refused.is_empty(), "{name}: others were refused: {:?}", seen.refused);
     assert!(seen.pushes() > 0, "{name}: others did not push");
     let (left, peak) = replica.resident();
-    Row { name, peak, left, probe: seen.slowest_probe(), pushes: seen.push_times() }
+    Row { name: name.to_owned(), peak, left, probe: seen.slowest_probe(), pushes: seen.push_times() }
 }
 
 fn judge(row: &Row, before: &Row) {
-    let (name, mib) = (row.name, |bytes: u64| bytes >> 20);
+    let (name, mib) = (&row.name, |bytes: u64| bytes >> 20);
     let (half, most) = row.pushes;
     println!(
         "| {name} | {} MiB | {} MiB | {:.0?} | {half:.1?} | {most:.1?} |",
@@ -145,6 +145,10 @@ async fn clients_that_never_pause_leave_turns_to_others() {
     let user = replica.cluster.user();
     for (name, request) in turns::requests(&user) {
         check(watch(&replica, name, Box::pin(turns::without_answers(&replica, &request))).await);
+    }
+    for (name, request) in turns::requests(&user).into_iter().filter(|(name, _)| !name.contains("metrics")) {
+        let name = &format!("{name}, each after the answer to the one before");
+        check(watch(&replica, name, Box::pin(turns::with_answers(&replica, &request))).await);
     }
     let compressed = Box::pin(turns::compressed_pages(&replica));
     check(watch(&replica, "pages of 10 MB that become very small, read at once", compressed).await);

@@ -7,7 +7,7 @@ use crate::support::*;
 use futures_util::future::join_all;
 use serde_json::json;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -55,6 +55,23 @@ pub fn requests(user: &User) -> [(&'static str, String); 5] {
 pub async fn without_answers(replica: &LimitedReplica, request: &str) {
     let many_of_them = request.repeat((32 << 10) / request.len());
     join_all((0..many(300, 200)).map(|_| without_pause(replica, many_of_them.as_bytes()))).await;
+}
+
+/// Sends a request again and again on each of many connections, and waits for each answer.
+pub async fn with_answers(replica: &LimitedReplica, request: &str) {
+    let again = async || {
+        let mut stream = TcpStream::connect(replica.url().trim_start_matches("http://")).await?;
+        let mut answer = [0; 8 << 10];
+        loop {
+            stream.write_all(request.as_bytes()).await?;
+            // They are short, and nobody sends the next request before there is one.
+            if stream.read(&mut answer).await? == 0 {
+                return std::io::Result::Ok(());
+            }
+        }
+    };
+    // It ends with the connection, or with the attack.
+    join_all((0..many(300, 200)).map(|_| timeout(LONG, again()))).await;
 }
 
 /// Pages of 10 MB that become very small, for clients that read as fast as they can.

@@ -1,6 +1,6 @@
 //! Session defaults of a database or role do not affect what is stored and read.
 
-use crate::support::live::{Events, NO_DELTA, all_ids, stream_of};
+use crate::support::live::{Events, NO_DELTA, all_ids, metric, stream_of};
 use crate::support::*;
 use futures_util::future::join_all;
 use serde_json::json;
@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const LATER: &str = "2024-01-01T10:06:00.000Z";
 
-/// A cluster over a database with these session defaults.
-async fn start(settings: &[&str]) -> Cluster {
+/// A database with these session defaults, without a schema.
+async fn database_with(settings: &[&str]) -> String {
     let url = create_database().await;
     let name = url.rsplit_once('/').unwrap().1.to_owned();
     let mut connection = PgConnection::connect(&url).await.unwrap();
@@ -19,11 +19,55 @@ async fn start(settings: &[&str]) -> Cluster {
         sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
     }
     connection.close().await.unwrap();
-    Cluster::start_over_with(&url, 2, vec![]).await
+    url
+}
+
+/// Runs a command; returns what it prints.
+async fn command(url: &str, arguments: &[&str]) -> String {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+    let done = command.args(arguments).env("DATABASE_URL", url).output().await.unwrap();
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
 }
 
 async fn works_as_always(settings: &[&str]) {
-    let cluster = start(settings).await;
+    let url = database_with(settings).await;
+    let cluster = Cluster::start_over_with(&url, 2, vec![]).await;
+    stores_and_reads(&cluster, settings).await;
+    for replica in 0..2 {
+        assert_eq!(metric(&cluster, replica, "mana_sync_publish_failures_total").await, 0.0, "{settings:?}");
+        assert_eq!(metric(&cluster, replica, "mana_sync_listener_connects_total").await, 1.0, "{settings:?}");
+    }
+    let user = cluster.user();
+    let titles = [("laptop", "old", AT), ("phone", "new", LATER)];
+    for (client, title, at) in titles {
+        let change = update("todos", "a", "title", title, at);
+        let body = json!({ "clientId": client, "since": NO_DELTA, "changes": [change] });
+        cluster.pushed(&user, "todo", body).await;
+    }
+    let compacted = command(&url, &["compact", "--user", &user.id]).await;
+    let why = command(&url, &["why", "--user", &user.id, "--app", "todo", "--table", "todos", "--record", "a"]).await;
+    assert!(why.contains("old") && why.contains("new") && why.contains("2024-01-01T10:06:00.000Z"), "{compacted}{why}");
+    assert!(command(&url, &["usage", "--top", "3"]).await.contains(&user.id), "{settings:?}");
+    assert!(command(&url, &["export", "--user", &user.id]).await.contains("new"), "{settings:?}");
+    command(&url, &["erase", "--user", &user.id, "--yes"]).await;
+    assert_eq!(command(&url, &["export", "--user", &user.id]).await, "", "{settings:?}");
+}
+
+/// The same after the logs of a database that served have been distributed.
+async fn works_when_distributed(settings: &[&str]) {
+    let url = database_with(settings).await;
+    let cluster = Cluster::start_over_with(&url, 1, vec![]).await;
+    let user = cluster.user();
+    let body = json!({ "clientId": "phone", "since": NO_DELTA, "changes": [insert("todos", "a", "x", AT)] });
+    cluster.pushed(&user, "todo", body).await;
+    drop(cluster);
+    command(&url, &["distribute", "--buckets", "2"]).await;
+    assert!(command(&url, &["export", "--user", &user.id]).await.contains(r#""x""#), "{settings:?}");
+    stores_and_reads(&Cluster::start_over_with(&url, 2, vec![]).await, settings).await;
+}
+
+async fn stores_and_reads(cluster: &Cluster, settings: &[&str]) {
     let user = cluster.user();
     // All at once to one log, on both replicas, including large ones.
     let push = |n: usize| {
@@ -35,7 +79,7 @@ async fn works_as_always(settings: &[&str]) {
     join_all((0..40).map(push)).await;
     let pages = cluster.pull_all(&user, "todo", "todos", BEGINNING, Some("fresh")).await;
     assert_eq!(ids_of(&pages).len(), 32 + 8 * 300, "{settings:?}");
-    let backlog = Events::open(stream_of(&cluster, 1, &user, &format!("since={BEGINNING}"))).await.backlog().await;
+    let backlog = Events::open(stream_of(cluster, 1, &user, &format!("since={BEGINNING}"))).await.backlog().await;
     assert_eq!(all_ids(&backlog).len(), 32 + 8 * 300, "{settings:?}");
 
     // The stamps of inserts are found, and values that lost to a device's own are not sent to it.
@@ -92,4 +136,80 @@ async fn planners_that_have_other_ideas() {
         "synchronous_commit = off",
     ])
     .await;
+}
+
+#[tokio::test]
+async fn names_plans_and_messages_as_only_a_few_want_them() {
+    works_as_always(&[
+        "quote_all_identifiers = on",
+        "default_transaction_deferrable = on",
+        "check_function_bodies = off",
+        "xmloption = document",
+        "client_min_messages = debug1",
+        "row_security = off",
+        "plan_cache_mode = force_custom_plan",
+        "enable_bitmapscan = off",
+        "enable_hashagg = off",
+        "enable_hashjoin = off",
+        "enable_incremental_sort = off",
+        "enable_indexonlyscan = off",
+        "enable_material = off",
+        "enable_memoize = off",
+        "enable_mergejoin = off",
+        "geqo_threshold = 2",
+        "max_stack_depth = '100kB'",
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn plans_that_are_always_parallel() {
+    // The name before and since PostgreSQL 16; a database may have settings of extensions, and so of any name with a dot.
+    let mut connection = PgConnection::connect(&admin_url().await).await.unwrap();
+    let name = "select name from pg_settings where name in ('force_parallel_mode', 'debug_parallel_query')";
+    let name: String = sqlx::query_scalar(name).fetch_one(&mut connection).await.unwrap();
+    works_as_always(&[&format!("{name} = on")]).await;
+}
+
+#[tokio::test]
+async fn sessions_that_end_with_their_first_error() {
+    works_as_always(&["exit_on_error = on"]).await;
+}
+
+#[tokio::test]
+async fn no_room_for_temporary_files() {
+    let settings = ["temp_file_limit = 0", "work_mem = '64kB'"];
+    stores_and_reads(&Cluster::start_over_with(&database_with(&settings).await, 2, vec![]).await, &settings).await;
+}
+
+#[tokio::test]
+async fn triggers_that_are_those_of_a_replica() {
+    works_as_always(&["session_replication_role = replica"]).await;
+}
+
+#[tokio::test]
+async fn time_limits_of_milliseconds() {
+    works_as_always(&[
+        "statement_timeout = 2",
+        "lock_timeout = 2",
+        "idle_in_transaction_session_timeout = 2",
+        "idle_session_timeout = 50",
+        "deadlock_timeout = 1",
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn time_limits_of_milliseconds_while_several_migrate() {
+    let url = &database_with(&["statement_timeout = 20", "lock_timeout = 2"]).await;
+    join_all((0..3).map(|_| command(url, &["migrate"]))).await;
+}
+
+#[tokio::test]
+async fn logs_that_are_distributed_under_other_defaults() {
+    works_when_distributed(&["quote_all_identifiers = on", "datestyle = 'German, DMY'", "bytea_output = 'escape'"])
+        .await;
+    works_when_distributed(&["exit_on_error = on", "statement_timeout = 2", "lock_timeout = 2"]).await;
+    works_when_distributed(&["default_transaction_isolation = 'serializable'", "session_replication_role = replica"])
+        .await;
 }

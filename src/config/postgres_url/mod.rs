@@ -3,6 +3,7 @@
 //! <https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS>. No error repeats any part of a
 //! URL: a password with an unencoded special character may end up in any part.
 
+mod parameters;
 mod read;
 
 use std::net::IpAddr;
@@ -33,6 +34,8 @@ pub struct PostgresUrl {
     pub keepalive: Keepalive,
     /// True if only a writable server will do.
     pub needs_primary: bool,
+    /// True if hosts and addresses are tried in a random order.
+    pub balances: bool,
 }
 
 /// One candidate server.
@@ -54,7 +57,7 @@ pub enum Host {
         /// The address, if no lookup is needed.
         address: Option<IpAddr>,
     },
-    /// Through the Unix socket in this directory.
+    /// Through the Unix socket in this directory, or an abstract one if it begins with `@`.
     Unix(PathBuf),
 }
 
@@ -76,6 +79,21 @@ pub struct TlsOptions {
     pub hides_certificate: bool,
     /// True if TLS starts at once, without asking whether the server supports it.
     pub direct: bool,
+    /// True if the server's name is sent before the connection is encrypted.
+    pub sends_name: bool,
+    /// The versions that may be used.
+    pub versions: TlsVersions,
+}
+
+/// Versions of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersions {
+    /// 1.2 and 1.3.
+    All,
+    /// 1.2.
+    Only12,
+    /// 1.3.
+    Only13,
 }
 
 /// libpq's `sslmode`.

@@ -110,3 +110,200 @@ fn what_cannot_be_meant_is_refused_and_no_part_of_it_is_said() {
         assert!(error.contains(parameter) && !error.contains("s3cret"), "{error}");
     }
 }
+
+/// Every parameter of libpq 18.
+const OF_LIBPQ: [&str; 51] = [
+    "application_name",
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "dbname",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "host",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "oauth_client_id",
+    "oauth_client_secret",
+    "oauth_issuer",
+    "oauth_scope",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "requiressl",
+    "scram_client_key",
+    "scram_server_key",
+    "service",
+    "servicefile",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslkeylogfile",
+    "sslmode",
+    "sslnegotiation",
+    "sslpassword",
+    "sslrootcert",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
+
+#[test]
+fn a_parameter_of_libpq_is_honoured_or_refused_by_its_name() {
+    for name in OF_LIBPQ.into_iter().chain(["user"]) {
+        for value in ["1", "true", "s3cret", "/s3cret"] {
+            let Err(error) = PostgresUrl::parse(&format!("postgres://h?{name}={value}")) else { continue };
+            assert_ne!(error, UrlError::UnknownParameter, "{name}={value}");
+            assert!(!error.to_string().contains("s3cret"), "{name}: {error}");
+        }
+    }
+    for name in [
+        "gsslib",
+        "oauth_client_id",
+        "oauth_client_secret",
+        "oauth_issuer",
+        "oauth_scope",
+        "passfile",
+        "replication",
+        "require_auth",
+        "requirepeer",
+        "scram_client_key",
+        "scram_server_key",
+        "service",
+        "servicefile",
+        "sslcrl",
+        "sslcrldir",
+        "sslkeylogfile",
+        "sslpassword",
+    ] {
+        let text = format!("postgres://h?{name}=s3cret");
+        assert_eq!(PostgresUrl::parse(&text).err(), Some(UrlError::Unsupported { name }), "{text}");
+    }
+}
+
+#[test]
+fn of_a_parameter_that_is_repeated_the_last_one_counts() {
+    for (text, same) in [
+        ("h?sslmode=bad&sslmode=disable", "h?sslmode=disable"),
+        ("h?target_session_attrs=read-write&target_session_attrs=any", "h"),
+        ("h?target_session_attrs=standby&target_session_attrs=primary", "h?target_session_attrs=primary"),
+        ("h?sslrootcert=/ca.crt&sslrootcert=", "h"),
+        ("h?sslcertmode=require&sslcertmode=disable", "h?sslcertmode=disable"),
+        ("h?sslcrl=/list&sslcrl=", "h"),
+        ("h?ssl=true&sslmode=disable", "h?sslmode=disable"),
+        ("h?sslmode=disable&ssl=true", "h?sslmode=require"),
+        ("h?sslmode=disable&requiressl=1", "h?sslmode=require"),
+        ("h?requiressl=0", "h?sslmode=prefer"),
+        ("h?keepalives=0&keepalives=1", "h"),
+        ("h?keepalives_idle=5&keepalives_idle=0", "h"),
+        ("u:word@h/db?user=&password=&dbname=", "h"),
+        ("h:1?port=", "h"),
+        ("a?host=b&%68ost=c", "c"),
+        ("a?hostaddr=10.0.0.1&hostaddr=", "a"),
+        ("h?options=-c%20a%3Db&options=", "h"),
+        ("h?connect_timeout=%205%20", "h?connect_timeout=5"),
+    ] {
+        assert!(parse(&format!("postgres://{text}")) == parse(&format!("postgres://{same}")), "{text}");
+    }
+    for text in ["a?host=", "a?host=b&host="] {
+        assert_eq!(PostgresUrl::parse(&format!("postgres://{text}")).err(), Some(UrlError::NoHost), "{text}");
+    }
+    // libpq refuses these too: an empty value is not the default.
+    for name in [
+        "channel_binding",
+        "connect_timeout",
+        "gssencmode",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "sslcertmode",
+        "sslmode",
+        "sslnegotiation",
+        "target_session_attrs",
+        "tcp_user_timeout",
+    ] {
+        let error = PostgresUrl::parse(&format!("postgres://h?{name}=disable&{name}=")).err();
+        assert!(matches!(error, Some(UrlError::Parameter { name: named, .. }) if named == name), "{name}: {error:?}");
+    }
+}
+
+#[test]
+fn times_that_the_kernel_would_refuse_are_refused() {
+    for (name, most) in [
+        ("connect_timeout", i32::MAX),
+        ("tcp_user_timeout", i32::MAX),
+        ("keepalives_idle", 32_767),
+        ("keepalives_interval", 32_767),
+        ("keepalives_count", 127),
+    ] {
+        let read = |value: i64| PostgresUrl::parse(&format!("postgres://h?{name}={value}")).map(drop);
+        assert_eq!(read(most.into()), Ok(()), "{name}");
+        assert_eq!(read(-1), Ok(()), "{name}: as if it were not given");
+        for beyond in [i64::from(most) + 1, 5_000_000_000, -5_000_000_000] {
+            let error = read(beyond).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(&most.to_string()), "{beyond}: {error}");
+        }
+    }
+}
+
+#[test]
+fn names_and_versions_of_tls_are_read_as_libpq_does() {
+    assert!(parse("postgres://h").tls.sends_name && parse("postgres://h?sslsni=1").tls.sends_name);
+    assert!(!parse("postgres://h?sslsni=0").tls.sends_name);
+    let versions =
+        |parameters: &str| PostgresUrl::parse(&format!("postgres://h?{parameters}")).map(|url| url.tls.versions);
+    for (parameters, expected) in [
+        ("", TlsVersions::All),
+        ("ssl_min_protocol_version=TLSv1&ssl_max_protocol_version=TLSv1.3", TlsVersions::All),
+        ("ssl_min_protocol_version=tlsv1.3", TlsVersions::Only13),
+        ("ssl_max_protocol_version=TLSv1.2", TlsVersions::Only12),
+        ("ssl_min_protocol_version=&ssl_max_protocol_version=", TlsVersions::All),
+    ] {
+        assert_eq!(versions(parameters), Ok(expected), "{parameters}");
+    }
+    for (parameters, name) in [
+        ("ssl_min_protocol_version=TLSv1.3&ssl_max_protocol_version=TLSv1.2", "ssl_max_protocol_version"),
+        ("ssl_max_protocol_version=TLSv1.1", "ssl_max_protocol_version"),
+        ("ssl_min_protocol_version=s3cret", "ssl_min_protocol_version"),
+        ("sslsni=true", "sslsni"),
+        ("load_balance_hosts=s3cret", "load_balance_hosts"),
+        ("min_protocol_version=s3cret", "min_protocol_version"),
+        ("max_protocol_version=s3cret", "max_protocol_version"),
+    ] {
+        let error = PostgresUrl::parse(&format!("postgres://h?{parameters}")).err().unwrap().to_string();
+        assert!(error.contains(name) && !error.contains("s3cret"), "{parameters}: {error}");
+    }
+    // The protocol that is spoken here is 3.0.
+    assert!(parse("postgres://h?min_protocol_version=3.0&max_protocol_version=latest") == parse("postgres://h"));
+    let name = "min_protocol_version";
+    let newer = PostgresUrl::parse("postgres://h?min_protocol_version=3.2");
+    assert_eq!(newer.err(), Some(UrlError::Unsupported { name }));
+}
+
+#[test]
+fn a_socket_may_be_abstract() {
+    let socket = Endpoint { host: Host::Unix("@name".into()), port: 5433 };
+    for text in ["postgres://u@%40name:5433/db", "postgres:///db?host=@name&port=5433"] {
+        assert_eq!(parse(text).hosts, std::slice::from_ref(&socket), "{text}");
+    }
+}

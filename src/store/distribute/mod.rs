@@ -15,7 +15,7 @@ mod spreading;
 
 use super::layout::{Layout, LayoutState};
 use super::migrator::MigrateError;
-use super::schema::{self, SchemaError, UNTIMED};
+use super::schema::{self, SchemaError};
 use crate::config::Secret;
 use crate::db::Session;
 use attached::Security;
@@ -138,7 +138,7 @@ pub async fn run(
 ) -> Result<Option<Distributed>, DistributeError> {
     schema::migrate(direct_url).await?;
     let connection = schema::connect_as(direct_url, NAME).await?;
-    connection.batch_execute(&format!("{SETTINGS}; {UNTIMED}")).await?;
+    connection.batch_execute(SETTINGS).await?;
     schema::check_not_too_new(&connection).await?;
     let free: bool = connection.query_one("select pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get(0)?;
     if !free {

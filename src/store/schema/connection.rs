@@ -2,7 +2,7 @@
 
 use super::error::SchemaError;
 use crate::config::Secret;
-use crate::db::{Connector, Session};
+use crate::db::{Connector, ORDERLY, Session};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -15,13 +15,8 @@ pub(super) const MIGRATION_STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// The application_name of connections for schema work.
 pub(in crate::store) const NAME: &str = "mana-sync migrate";
 
-/// Removes a session's time limits, whatever the defaults of its role or database: on statements, on transactions, and
-/// between statements. Sets only those that the server knows.
-pub(in crate::store) const UNTIMED: &str = "select set_config(name, '0', false) from pg_settings where name in
-    ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
-
-/// Connects to the primary. Uses nothing that a pooler rejects: if there is one although there should not be, the
-/// listener reports it more clearly.
+/// Connects to the primary, without time limits. Uses nothing that a pooler rejects: if there is one although there
+/// should not be, the listener reports it more clearly.
 pub(super) async fn connect(direct_url: &Secret, limit: Duration) -> Result<Session, SchemaError> {
     connect_with(direct_url, limit, NAME).await
 }
@@ -33,5 +28,7 @@ pub(in crate::store) async fn connect_as(direct_url: &Secret, name: &str) -> Res
 
 async fn connect_with(direct_url: &Secret, limit: Duration, name: &str) -> Result<Session, SchemaError> {
     let connector = Connector::new(direct_url, name)?;
-    Ok(timeout(limit, connector.open()).await??)
+    let session = timeout(limit, connector.open()).await??;
+    timeout(limit, session.batch_execute(ORDERLY)).await??;
+    Ok(session)
 }

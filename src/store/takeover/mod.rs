@@ -16,7 +16,7 @@ mod plan;
 mod rows;
 pub(super) mod state;
 
-use super::schema::{self, SchemaError, UNTIMED};
+use super::schema::{self, SchemaError};
 use crate::config::Secret;
 use crate::db::Session;
 use copy::Copied;
@@ -148,7 +148,7 @@ pub async fn drop_old(direct_url: &Secret) -> Result<bool, TakeoverError> {
 
 async fn connect(direct_url: &Secret) -> Result<Session, TakeoverError> {
     let connection = schema::connect_as(direct_url, NAME).await?;
-    connection.batch_execute(&format!("{SETTINGS}; {LOCK_TIMEOUT}; {UNTIMED}")).await?;
+    connection.batch_execute(&format!("{SETTINGS}; {LOCK_TIMEOUT}")).await?;
     Ok(connection)
 }
 
