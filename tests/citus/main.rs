@@ -5,6 +5,7 @@
 mod support;
 
 mod cluster;
+mod identity;
 mod moves;
 mod operators;
 mod workers;
