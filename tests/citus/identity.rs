@@ -80,21 +80,29 @@ async fn a_server_that_takes_a_workers_place_is_not_used() {
     let cluster = citus.replicas_with(1, &urls.replace(url, &format!("{url}?hostaddr=127.0.0.2"))).await;
     let users = users_of_all(&cluster, 1);
     used(&cluster, &users, url).await;
-    proxy.lead_to(address(Ipv4Addr::LOCALHOST, citus::port(foreign)));
-    proxy.cut();
-    for n in 0..20 {
-        for user in &users {
-            let id = format!("b{n}");
-            eventually("the coordinator forwards", async || {
-                cluster.push(user, "todo", body(&id)).await.0 == StatusCode::OK
-            })
-            .await;
+    let said = |line: &str| cluster.nodes[0].log().matches(line).count();
+    // Whether or not its connections break.
+    for round in 1..=2 {
+        proxy.lead_to(address(Ipv4Addr::LOCALHOST, citus::port(foreign)));
+        if round == 1 {
+            proxy.cut();
         }
+        for n in 0..20 {
+            for user in &users {
+                let id = format!("{round}-{n}");
+                eventually("the coordinator forwards", async || {
+                    cluster.push(user, "todo", body(&id)).await.0 == StatusCode::OK
+                })
+                .await;
+            }
+        }
+        eventually("it is noticed", async || said("leads to another server than before") == round).await;
+        eventually("it is said", async || said("does not belong to the Citus cluster") == round).await;
+        eventually("it is left", async || connected(url).await == 0).await;
+        proxy.lead_to(address(Ipv4Addr::LOCALHOST, &port));
+        used(&cluster, &users, url).await;
     }
     assert_eq!(number(&other.url, "select count(*) from sync_changes").await, 0, "nothing was stored there");
-    eventually("it is said", async || cluster.nodes[0].log().contains("does not belong to the Citus cluster")).await;
-    proxy.lead_to(address(Ipv4Addr::LOCALHOST, &port));
-    proxy.cut();
-    used(&cluster, &users, url).await;
-    assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, 21 * i64::from(BUCKETS));
+    assert_eq!(connected(foreign).await, 0);
+    assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, 41 * i64::from(BUCKETS));
 }

@@ -63,7 +63,8 @@ impl Proxy {
     pub async fn start_at(address: SocketAddr, upstream: SocketAddr) -> Proxy {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { upstream: Mutex::new(upstream), mode: Mutex::new(Mode::Pass), cuts: Mutex::default() });
+        let shared =
+            Arc::new(Shared { upstream: Mutex::new(upstream), mode: Mutex::new(Mode::Pass), cuts: Mutex::default() });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Proxy { address, shared, _accepting: AbortOnDropHandle::new(accepting) }
     }
