@@ -96,6 +96,20 @@ pub async fn sql(url: &str, statement: impl Into<String>) {
     done.unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
 
+/// Moves a bucket to a worker, while replicas serve. Citus refuses it while one creates a day of the history.
+pub async fn move_bucket(url: &str, bucket: usize, (host, port): (&str, &str)) {
+    let statement = format!("select citus_schema_move('sync_b{bucket:02}', '{host}', {port}, 'force_logical')");
+    eventually("the bucket is moved", async || {
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        match sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut connection).await {
+            Ok(_) => true,
+            Err(error) if error.to_string().contains("could not acquire the lock required to move") => false,
+            Err(error) => panic!("{statement}: {error}"),
+        }
+    })
+    .await;
+}
+
 pub async fn text(url: &str, query: impl Into<String>) -> String {
     let mut connection = PgConnection::connect(url).await.unwrap();
     sqlx::query_scalar(AssertSqlSafe(query.into())).fetch_one(&mut connection).await.unwrap()

@@ -106,3 +106,26 @@ async fn a_server_that_takes_a_workers_place_is_not_used() {
     assert_eq!(connected(foreign).await, 0);
     assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, 41 * i64::from(BUCKETS));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn workers_may_be_listed_twice_in_any_order_before_they_are_added_and_by_ipv6() {
+    let citus = Citus::start().await;
+    let urls = citus.worker_urls();
+    let (first, second) = urls.split_once(' ').unwrap();
+    let (port, second_port) = (citus::port(first), citus::port(second));
+    sql(&citus.url, format!("select citus_remove_node('127.0.0.1', {second_port})")).await;
+    distribute(&citus.url, &BUCKETS.to_string()).await;
+    let later = second.replace("127.0.0.1", "[::1]");
+    let cluster = citus.replicas_with(1, &format!("{later} {first} {later} {first}")).await;
+    let users = users_of_all(&cluster, 1);
+    used(&cluster, &users, first).await;
+    assert_eq!(connected(second).await, 0, "it does not belong to the cluster yet");
+    eventually("it is said", async || cluster.nodes[0].log().contains("does not belong to the Citus cluster")).await;
+    sql(&citus.url, format!("select citus_add_node('::1', {second_port})")).await;
+    move_bucket(&citus.url, 0, ("::1", second_port)).await;
+    used(&cluster, &users, second).await;
+    assert_eq!((citus.port_of(0).await, citus.port_of(1).await), (second_port.to_owned(), port.to_owned()));
+    assert!(!cluster.nodes[0].log().contains("not in DATABASE_WORKER_URLS"), "{}", cluster.nodes[0].log());
+    assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, i64::from(BUCKETS));
+}
