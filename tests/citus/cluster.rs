@@ -50,9 +50,21 @@ impl Citus {
 
     /// Starts replicas with these DATABASE_WORKER_URLS.
     pub async fn replicas_with(&self, count: u16, workers: &str) -> Cluster {
-        let settings = [("READY_GRACE_MS", "0"), ("DATABASE_WORKER_URLS", workers)];
+        self.replicas_at(&self.url, count, workers).await
+    }
+
+    /// Starts replicas with this DATABASE_URL and these DATABASE_WORKER_URLS.
+    pub async fn replicas_at(&self, coordinator: &str, count: u16, workers: &str) -> Cluster {
+        let settings = [("READY_GRACE_MS", "0"), ("DATABASE_URL", coordinator), ("DATABASE_WORKER_URLS", workers)];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Cluster::start_over_with(&self.url, count, settings.into()).await
+    }
+
+    /// The port of a worker that does not have this bucket.
+    pub async fn other_port(&self, bucket: usize) -> String {
+        let port = self.port_of(bucket).await;
+        let ports = self.servers.workers.iter().map(|worker| worker.server().port().to_string());
+        ports.into_iter().find(|other| *other != port).unwrap()
     }
 
     /// The port of the worker that has a bucket.

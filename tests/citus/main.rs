@@ -8,6 +8,7 @@ mod cluster;
 mod identity;
 mod moves;
 mod operators;
+mod silence;
 mod workers;
 mod writers;
 
