@@ -50,7 +50,7 @@ test-citus: ## Buckets on a real Citus: CITUS_BIN=folder with postgres, initdb a
 		--test push -- --skip a_cursor_of_ours_past_the_newest_change
 	PG_BIN=$(CITUS_BIN) TEST_BUCKETS=4 DATABASE_ACQUIRE_TIMEOUT_MS=20000 QUEUE_TIMEOUT_MS=20000 \
 		$(TARGET)/debug/mana-dev with-postgres --citus -- $(CARGO) test --no-fail-fast --test store -- \
-		pull:: concurrency:: convergence:: crash:: --skip without_the_head_row
+		pull:: concurrency:: convergence:: crash:: buckets::killed:: --skip without_the_head_row
 	PG_BIN=$(CITUS_BIN) TEST_BUCKETS=4 DATABASE_ACQUIRE_TIMEOUT_MS=20000 QUEUE_TIMEOUT_MS=20000 \
 		$(TARGET)/debug/mana-dev with-postgres --citus -- $(CARGO) test --no-fail-fast --test streams
 	# Without the tests that change the tables directly: on Citus they are views.

@@ -50,6 +50,8 @@ impl TemporaryCitus {
 pub fn settings() -> Vec<(String, String)> {
     let settings = [
         ("shared_preload_libraries", "citus"),
+        // With IPv6, where there is.
+        ("listen_addresses", "127.0.0.1,::1"),
         ("citus.node_conninfo", "sslmode=disable"),
         ("shared_buffers", "48MB"),
         // One for each test database on each server, and those that move buckets.

@@ -30,6 +30,9 @@ pub enum ConnectError {
     /// None of the database hosts is writable at the moment.
     #[error("none of the database hosts is writable at the moment")]
     NoPrimary,
+    /// The URL leads to another server than the one that was admitted.
+    #[error("the URL leads to another server than before, or to one that was restarted")]
+    OtherServer,
     /// One of several database hosts refused the connection, and another is unavailable at the moment.
     #[error("one of the database hosts refused the connection, and another is unavailable at the moment")]
     OneRefused(#[source] tokio_postgres::Error),
@@ -44,6 +47,7 @@ impl ConnectError {
             | ConnectError::Reach(_)
             | ConnectError::Timeout
             | ConnectError::NoPrimary
+            | ConnectError::OtherServer
             | ConnectError::OneRefused(_) => true,
             ConnectError::Refused(error) => match sqlstate(error) {
                 // Shutting down, starting, too many connections, a pooler without its server, a database being created

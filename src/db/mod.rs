@@ -5,7 +5,7 @@
 //! - [`pool`](Pool): a bounded number of connections, each of which has shown that it works before it is used, with
 //!   statements that are prepared once per connection; a statement that fails with its connection is retried.
 //!   `manager`: creates and tests the connections; `guard`: a connection in use.
-//! - `route`: several equivalent servers, one of which is preferred.
+//! - `route`: several equivalent servers, one of which is preferred. [`identity`]: which of them a connection leads to.
 //! - `health`: what is known about idle connections. `stall`: finds out whether the database is still working on a
 //!   statement, or the network has dropped the connection.
 //! - [`ShortestLately`]: what a statement takes while nothing else is going on.
@@ -17,6 +17,7 @@ mod connect;
 pub mod error;
 mod guard;
 mod health;
+mod identity;
 mod manager;
 mod pool;
 mod route;
@@ -30,6 +31,7 @@ mod verify;
 
 pub use connect::{Connector, Driver, Resolver, Session};
 pub use error::{ConnectError, DbError};
+pub use identity::{Admitted, IDENTITY, identity};
 pub use pool::{Pool, PoolConfig, PoolStatus};
 pub use shortest::ShortestLately;
 pub use sql::{ORDERLY, RowSink, Sql};

@@ -9,6 +9,7 @@ use super::connect::Connector;
 use super::error::{ConnectError, DbError};
 use super::guard::ConnectionGuard;
 use super::health::PoolHealth;
+use super::identity::Admitted;
 use super::manager::{Manager, TEST_TIMEOUT, in_transaction};
 use super::route::Route;
 use super::sql::{Parameters, RowSink, Sql};
@@ -224,13 +225,17 @@ impl Pool {
         self.pool.manager().route.connectors().iter().any(Connector::has_choice)
     }
 
-    /// Allows or forbids connections to one of its servers, given by index. All are allowed initially. Those that are
-    /// open to a forbidden server are closed, each once its statement has ended.
-    pub fn set_usable(&self, server: usize, is_usable: bool) {
-        self.pool.manager().route.set_usable(server, is_usable);
-        if !is_usable {
-            self.pool.retain(|connection, _| connection.server != server);
-        }
+    /// Sets what the URL of one of its servers, given by index, may lead to: initially, to any server. Connections that
+    /// lead elsewhere are closed, each once its statement has ended.
+    pub fn admit(&self, server: usize, admitted: Admitted) {
+        let route = &self.pool.manager().route;
+        route.admit(server, admitted);
+        self.pool.retain(|connection, _| route.admits(connection.server, connection.identity.as_ref()));
+    }
+
+    /// Returns true if one of its servers may be used: not if its URL turned out to lead to another one.
+    pub fn is_usable(&self, server: usize) -> bool {
+        self.pool.manager().route.is_usable(server)
     }
 
     /// Sets the preferred server, by index. Open connections that may lead elsewhere are gradually replaced.

@@ -1,7 +1,8 @@
 //! Equivalent servers, one of which is preferred: the workers of a Citus cluster.
 
-use super::connect::{Connector, Driver};
+use super::connect::{Connector, Driver, while_driven};
 use super::error::ConnectError;
+use super::identity::{Admitted, identity};
 use crate::telemetry::throttle::Throttle;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -26,14 +27,24 @@ const WARNING_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Route {
     connectors: Arc<[Connector]>,
-    /// True for each server that may be used.
-    usable: Arc<[AtomicBool]>,
+    /// What each server's URL may lead to.
+    admitted: Arc<[Mutex<Admitted>]>,
     best: Arc<AtomicUsize>,
     /// True if a connection was made to another server than the preferred one.
     has_strayed: Arc<AtomicBool>,
     /// Number of probes since a connection to the preferred server was made, and the time of the next.
     probes: Arc<AtomicU32>,
     next_probe: Arc<Mutex<Option<Instant>>>,
+}
+
+/// A new connection.
+pub(super) struct Connected {
+    /// The server's index.
+    pub(super) server: usize,
+    pub(super) client: Client,
+    pub(super) driver: Driver,
+    /// The server's identity, if its URL may only lead to one.
+    pub(super) identity: Option<Arc<str>>,
 }
 
 impl fmt::Debug for Route {
@@ -46,7 +57,7 @@ impl Route {
     /// Creates a route over these servers, which must not be empty; the first is preferred until another one is set.
     pub(super) fn new(connectors: Vec<Connector>) -> Route {
         Route {
-            usable: connectors.iter().map(|_| AtomicBool::new(true)).collect(),
+            admitted: connectors.iter().map(|_| Mutex::new(Admitted::Any)).collect(),
             connectors: connectors.into(),
             best: Arc::default(),
             has_strayed: Arc::default(),
@@ -60,16 +71,31 @@ impl Route {
         &self.connectors
     }
 
-    /// Sets whether a server may be used.
-    pub(super) fn set_usable(&self, server: usize, is_usable: bool) {
-        if let Some(usable) = self.usable.get(server) {
-            usable.store(is_usable, Ordering::Relaxed);
+    /// Sets what a server's URL may lead to.
+    pub(super) fn admit(&self, server: usize, admitted: Admitted) {
+        if let Some(current) = self.admitted.get(server) {
+            *current.lock().unwrap_or_else(PoisonError::into_inner) = admitted;
         }
+    }
+
+    fn admitted(&self, server: usize) -> Admitted {
+        let admitted =
+            self.admitted.get(server).map(|admitted| admitted.lock().unwrap_or_else(PoisonError::into_inner));
+        admitted.map_or(Admitted::Nobody, |admitted| admitted.clone())
     }
 
     /// Returns true if a server may be used.
     pub(super) fn is_usable(&self, server: usize) -> bool {
-        self.usable.get(server).is_some_and(|usable| usable.load(Ordering::Relaxed))
+        !matches!(self.admitted(server), Admitted::Nobody)
+    }
+
+    /// Returns true if a connection that was made to a server may still be used.
+    pub(super) fn admits(&self, server: usize, identity: Option<&Arc<str>>) -> bool {
+        match self.admitted(server) {
+            Admitted::Any => true,
+            Admitted::Only(expected) => identity == Some(&expected),
+            Admitted::Nobody => false,
+        }
     }
 
     /// Sets the preferred server. Returns true if open connections may lead elsewhere needlessly: another server was
@@ -129,11 +155,11 @@ impl Route {
         }
     }
 
-    /// Connects to the preferred server, or to another one if it does not answer. Returns the server's index.
+    /// Connects to the preferred server, or to another one if it does not answer.
     ///
     /// # Errors
     /// No server is usable; returns the preferred one's error.
-    pub(super) async fn connect(&self) -> Result<(usize, Client, Driver), ConnectError> {
+    pub(super) async fn connect(&self) -> Result<Connected, ConnectError> {
         let count = self.connectors.len();
         let best = self.best.load(Ordering::Relaxed);
         let order: Vec<usize> = (0..count).map(|at| (best + at) % count).filter(|at| self.is_usable(*at)).collect();
@@ -144,13 +170,13 @@ impl Route {
             tokio::select! {
                 answer = asked.next() => match answer {
                     // It was forbidden meanwhile.
-                    Some((at, Ok(_))) if !self.is_usable(at) => asked.extend(left.next()),
-                    Some((at, Ok((client, driver)))) => {
+                    Some((at, Ok(connected))) if !self.admits(at, connected.identity.as_ref()) => asked.extend(left.next()),
+                    Some((at, Ok(connected))) => {
                         match at == best {
                             true => self.note_reached(),
                             false => self.note_strayed(best, said.as_ref()),
                         }
-                        return Ok((at, client, driver));
+                        return Ok(connected);
                     }
                     Some((at, Err(error))) => {
                         if at == best || said.is_none() {
@@ -165,11 +191,28 @@ impl Route {
         }
     }
 
-    async fn ask(&self, at: usize) -> (usize, Result<(Client, Driver), ConnectError>) {
-        match self.connectors.get(at) {
-            Some(connector) => (at, connector.connect().await),
-            None => (at, Err(ConnectError::NoPrimary)),
+    async fn ask(&self, at: usize) -> (usize, Result<Connected, ConnectError>) {
+        let connecting = async {
+            let connector = self.connectors.get(at).ok_or(ConnectError::NoPrimary)?;
+            let (client, mut driver) = connector.connect().await?;
+            let proving = timeout(PROBE_TIMEOUT, self.prove(at, &client, &mut driver));
+            let identity = proving.await.map_err(|_| ConnectError::Timeout)??;
+            Ok(Connected { server: at, client, driver, identity })
+        };
+        (at, connecting.await)
+    }
+
+    /// Checks that a connection leads to the server that was admitted, whatever its URL leads to by now. If not, its
+    /// URL is no longer used.
+    async fn prove(&self, at: usize, client: &Client, driver: &mut Driver) -> Result<Option<Arc<str>>, ConnectError> {
+        let Admitted::Only(expected) = self.admitted(at) else { return Ok(None) };
+        if while_driven(driver, identity(client)).await?.as_deref() == Some(&*expected) {
+            return Ok(Some(expected));
         }
+        if self.admits(at, Some(&expected)) {
+            self.admit(at, Admitted::Nobody);
+        }
+        Err(ConnectError::OtherServer)
     }
 }
 
@@ -213,13 +256,13 @@ mod tests {
         let url = Secret::from(format!("postgres://nobody@{}/none", listener.local_addr().unwrap()).as_str());
         let nowhere = Secret::from("postgres://nobody@127.0.0.1:1/none");
         let route = Route::new([url, nowhere].iter().map(|url| Connector::new(url, "test").unwrap()).collect());
-        route.set_usable(0, false);
+        route.admit(0, Admitted::Nobody);
         assert!(route.connect().await.is_err(), "the other one cannot be reached");
-        route.set_usable(1, false);
+        route.admit(1, Admitted::Nobody);
         assert!(matches!(route.connect().await, Err(ConnectError::NoPrimary)));
         let asked = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
         assert!(asked.is_err(), "it was asked");
-        route.set_usable(0, true);
+        route.admit(0, Admitted::Any);
         let (_, asked) = tokio::join!(timeout(Duration::from_millis(500), route.connect()), listener.accept());
         assert!(asked.is_ok());
     }

@@ -87,7 +87,7 @@ fn more_telling(before: Option<ConnectError>, now: ConnectError) -> ConnectError
     let rank = |error: &ConnectError| match error {
         ConnectError::Url(_) | ConnectError::Tls(_) => 4,
         // A reachable standby is more likely to be, or know, the next primary than a host that rejects us.
-        ConnectError::NoPrimary => 3,
+        ConnectError::NoPrimary | ConnectError::OtherServer => 3,
         ConnectError::Refused(_) | ConnectError::OneRefused(_) => 2,
         ConnectError::Timeout | ConnectError::Reach(_) => 1,
         ConnectError::Resolve(_) => 0,

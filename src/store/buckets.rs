@@ -8,7 +8,7 @@ use super::workers::{Admission, Worker, WorkerAddress};
 use super::{Bucket, Store, StoreError};
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig, PostgresUrl, Secret};
-use crate::db::{ConnectError, Connector, PoolStatus};
+use crate::db::{Admitted, ConnectError, Connector, PoolStatus};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadShares;
 use crate::protocol::UserKey;
@@ -156,8 +156,13 @@ impl Buckets {
 
     async fn look(&self, cluster: &mut Cluster) {
         self.look_up_placements(cluster).await;
-        for worker in cluster.admission.look().await {
-            self.stores.iter().for_each(|store| store.set_admitted(worker, true));
+        for worker in 0..self.workers.len() {
+            if !self.stores.iter().all(|store| store.may_use(worker)) && cluster.admission.expel(worker) {
+                self.admit(worker, &Admitted::Nobody);
+            }
+        }
+        for (worker, admitted) in cluster.admission.look().await {
+            self.admit(worker, &admitted);
         }
     }
 
@@ -168,9 +173,13 @@ impl Buckets {
             "the servers of the Citus cluster have changed: those of DATABASE_WORKER_URLS are checked again"
         );
         for worker in 0..self.workers.len() {
-            self.stores.iter().for_each(|store| store.set_admitted(worker, false));
+            self.admit(worker, &Admitted::Nobody);
         }
         admission.start_over();
+    }
+
+    fn admit(&self, worker: usize, admitted: &Admitted) {
+        self.stores.iter().for_each(|store| store.admit(worker, admitted.clone()));
     }
 
     /// Looks up the placements once. A server that holds buckets but is not in the settings is logged once.

@@ -6,7 +6,7 @@
 use super::push_statements::PUSH_TYPES;
 use super::workers::WorkerAddress;
 use super::{Store, StoreError};
-use crate::db::{DbError, Sql};
+use crate::db::{Admitted, DbError, Sql};
 use std::collections::HashMap;
 
 /// Planner settings. Citus forwards a function call to the server with its tables only if the arguments are known at
@@ -74,9 +74,14 @@ impl Store {
         Ok(placements)
     }
 
-    /// Allows or forbids connections to this worker, given by its index in `DATABASE_WORKER_URLS`.
-    pub(super) fn set_admitted(&self, worker: usize, is_admitted: bool) {
-        self.pool.set_usable(worker, is_admitted);
+    /// Sets which server the URL of this worker, given by its index in `DATABASE_WORKER_URLS`, may lead to.
+    pub(super) fn admit(&self, worker: usize, admitted: Admitted) {
+        self.pool.admit(worker, admitted);
+    }
+
+    /// Returns false if this worker's URL may not be used, or turned out to lead to another server.
+    pub(super) fn may_use(&self, worker: usize) -> bool {
+        self.pool.is_usable(worker)
     }
 
     /// Directs new connections to this worker, given by its index in `DATABASE_WORKER_URLS`.

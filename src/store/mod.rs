@@ -74,7 +74,7 @@ pub use quotas::{AppCount, Quotas};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::{ConnectError, Connector, Pool, PoolConfig, PoolStatus, Sql};
+use crate::db::{Admitted, ConnectError, Connector, Pool, PoolConfig, PoolStatus, Sql};
 use crate::limits::heavy::HeavyWork;
 use crate::limits::reads::ReadLane;
 use crate::telemetry::Metrics;
@@ -162,7 +162,7 @@ impl Store {
         let pool = Pool::over(connectors, pool_config(config, connections, bucket));
         if on_citus {
             // Until they have proven to be part of the cluster: see `workers`.
-            (0..config.database_worker_urls.len()).for_each(|worker| pool.set_usable(worker, false));
+            (0..config.database_worker_urls.len()).for_each(|worker| pool.admit(worker, Admitted::Nobody));
         }
         let limits = PageLimits { changes: config.page_max_changes, bytes: config.page_max_bytes };
         let statements = match on_citus {

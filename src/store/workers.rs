@@ -4,32 +4,30 @@
 //!
 //! The proof is the server's start time, read in two ways: from the server itself by its URL, and through the
 //! coordinator, which connects to it as Citus does. Names and ports are no proof, nor is what is stored: a copy of a
-//! cluster has the same.
+//! cluster has the same. Each connection to it has to show the same start time ([`Admitted`]), because its URL may lead
+//! to another server later, and one with several hosts to another of them.
 
 use super::fitness;
 use super::schema::STEP_TIMEOUT;
 use crate::config::{Config, Host, PostgresUrl, Secret};
-use crate::db::{ConnectError, Connector, ORDERLY};
+use crate::db::{Admitted, ConnectError, Connector, IDENTITY, ORDERLY, identity};
 use crate::store::layout::Layout;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::types::Type;
 
 /// The application_name of the connections.
 const NAME: &str = "mana-sync workers";
 /// Initial and maximum pause before a server that was not admitted is checked again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-
-/// Identifies a server's database uniquely.
-const PLACE: &str = "select concat_ws(' ', oid, datname, extract(epoch from pg_postmaster_start_time()))
-    from pg_database where datname = current_database()";
+/// How often to check where the URL of an admitted server leads, while its connections stay open.
+const RECHECK_PERIOD: Duration = Duration::from_secs(10);
 
 /// The identities of the server that Citus knows by this name and port, or, if there is none, of all of its servers;
 /// and of the coordinator.
-const PLACES: &str = "
+const IDENTITIES: &str = "
 with of_cluster as (
     select nodename, nodeport, (nodename, nodeport) = ($1, $2) as is_named
     from pg_dist_node where isactive and noderole = 'primary'
@@ -53,7 +51,10 @@ pub(super) struct WorkerAddress {
 
 impl fmt::Display for WorkerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        match self.host.contains(':') && !self.host.starts_with('/') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
     }
 }
 
@@ -95,20 +96,26 @@ impl Worker {
         config.database_worker_urls.iter().map(worker).collect()
     }
 
-    /// Returns the identity of the database that its URL leads to. Fails if the URL's role lacks rights to the buckets.
-    async fn place(&self) -> Result<Option<String>, AskError> {
+    /// Returns the identity of the database that its URL leads to.
+    async fn identity(&self) -> Result<Option<String>, AskError> {
         let session = self.connector.open().await?;
         session.batch_execute(ORDERLY).await?;
-        let messages = session.simple_query(PLACE).await?;
+        let identity = identity(&session).await?;
+        session.close().await;
+        Ok(identity)
+    }
+
+    /// The same. Fails if the URL's role lacks rights to the buckets.
+    async fn identity_if_fit(&self) -> Result<Option<String>, AskError> {
+        let session = self.connector.open().await?;
+        session.batch_execute(ORDERLY).await?;
+        let identity = identity(&session).await?;
         let rights = session.query_typed(fitness::RIGHTS.text, &[(&&self.schemas[..], Type::TEXT_ARRAY)]).await?;
         session.close().await;
-        if let Some(missing) = rights.first().map(|row| row.try_get(0)).transpose()?.flatten() {
-            return Err(AskError::Rights(missing));
+        match rights.first().map(|row| row.try_get(0)).transpose()?.flatten() {
+            Some(missing) => Err(AskError::Rights(missing)),
+            None => Ok(identity),
         }
-        Ok(messages.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        }))
     }
 }
 
@@ -130,12 +137,15 @@ enum AskError {
 pub(super) struct Admission {
     coordinator: Connector,
     workers: Arc<[Worker]>,
-    /// The servers not admitted yet, with their indexes in the settings.
+    /// The servers not admitted yet.
     outside: Vec<Outside>,
+    inside: Vec<Inside>,
 }
 
+/// A server that is not admitted.
 #[derive(Debug)]
 struct Outside {
+    /// Its index in the settings.
     place: usize,
     worker: Worker,
     next: Instant,
@@ -144,51 +154,92 @@ struct Outside {
     said: Option<bool>,
 }
 
+/// A server that is admitted.
+#[derive(Debug)]
+struct Inside {
+    place: usize,
+    identity: Arc<str>,
+    next: Instant,
+}
+
 impl Admission {
     /// Starts without any admitted server. `coordinator` is asked for its servers.
     pub(super) fn new(coordinator: Connector, workers: Arc<[Worker]>) -> Admission {
-        let mut admission = Admission { coordinator, workers, outside: Vec::new() };
+        let mut admission = Admission { coordinator, workers, outside: Vec::new(), inside: Vec::new() };
         admission.start_over();
         admission
     }
 
     /// Considers no server admitted any more.
     pub(super) fn start_over(&mut self) {
-        let next = Instant::now();
-        let outside = |(place, worker): (usize, &Worker)| Outside {
-            place,
-            worker: worker.clone(),
-            next,
-            pause: PAUSES.0,
-            said: None,
-        };
-        self.outside = self.workers.iter().enumerate().map(outside).collect();
+        self.inside.clear();
+        self.outside = (0..self.workers.len()).filter_map(|place| self.outside_at(place)).collect();
     }
 
-    /// Checks the servers that are not admitted yet and due, and returns those that are admitted now.
-    pub(super) async fn look(&mut self) -> Vec<usize> {
+    /// Considers a server not admitted any more. Returns false if it was not.
+    pub(super) fn expel(&mut self, place: usize) -> bool {
+        let count = self.inside.len();
+        self.inside.retain(|inside| inside.place != place);
+        let was_inside = self.inside.len() < count;
+        if let (true, Some(outside)) = (was_inside, self.outside_at(place)) {
+            let server = outside.worker.address.to_string();
+            tracing::info!(
+                server,
+                "the URL of a worker leads to another server than before, or to one that was restarted: it is checked again"
+            );
+            self.outside.push(outside);
+        }
+        was_inside
+    }
+
+    fn outside_at(&self, place: usize) -> Option<Outside> {
+        let worker = self.workers.get(place)?.clone();
+        Some(Outside { place, worker, next: Instant::now(), pause: PAUSES.0, said: None })
+    }
+
+    /// Checks the servers that are due. Returns those, by index, that may be used now, or may no longer be used.
+    pub(super) async fn look(&mut self) -> Vec<(usize, Admitted)> {
+        let mut changes: Vec<_> = self.replaced().await.into_iter().map(|place| (place, Admitted::Nobody)).collect();
+        changes.retain(|(place, _)| self.expel(*place));
         let now = Instant::now();
         let coordinator = &self.coordinator;
         let due = self.outside.iter().filter(|outside| outside.next <= now);
-        let asking =
-            due.map(|outside| async move { (outside.place, is_of_cluster(coordinator, &outside.worker).await) });
-        let mut admitted = Vec::new();
+        let asking = due.map(|outside| async move { (outside.place, proven(coordinator, &outside.worker).await) });
         for (place, answer) in futures_util::future::join_all(asking).await {
             match answer {
-                Ok(true) => admitted.push(place),
+                Ok(Some(identity)) => {
+                    let identity: Arc<str> = identity.into();
+                    self.outside.retain(|outside| outside.place != place);
+                    self.inside.push(Inside { place, identity: identity.clone(), next: now + RECHECK_PERIOD });
+                    changes.push((place, Admitted::Only(identity)));
+                }
                 answer => {
                     let asked = self.outside.iter_mut().find(|outside| outside.place == place);
                     asked.into_iter().for_each(|outside| outside.stays(&answer));
                 }
             }
         }
-        self.outside.retain(|outside| !admitted.contains(&outside.place));
-        admitted
+        changes
+    }
+
+    /// Returns the admitted servers whose URLs lead elsewhere by now. Connections that are open would not show it.
+    async fn replaced(&mut self) -> Vec<usize> {
+        let now = Instant::now();
+        let mut asking = Vec::new();
+        for inside in self.inside.iter_mut().filter(|inside| inside.next <= now) {
+            inside.next = now + RECHECK_PERIOD;
+            let Some(worker) = self.workers.get(inside.place) else { continue };
+            asking.push(async move {
+                let found = timeout(STEP_TIMEOUT, worker.identity()).await.ok()?.ok()?;
+                (found.as_deref() != Some(&*inside.identity)).then_some(inside.place)
+            });
+        }
+        futures_util::future::join_all(asking).await.into_iter().flatten().collect()
     }
 }
 
 impl Outside {
-    fn stays(&mut self, answer: &Result<bool, AskError>) {
+    fn stays(&mut self, answer: &Result<Option<String>, AskError>) {
         self.next = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(PAUSES.1);
         let is_foreign = answer.is_ok();
@@ -210,18 +261,20 @@ impl Outside {
     }
 }
 
-async fn is_of_cluster(coordinator: &Connector, worker: &Worker) -> Result<bool, AskError> {
-    let place = timeout(STEP_TIMEOUT, worker.place()).await??;
-    let places = timeout(2 * STEP_TIMEOUT, places(coordinator, &worker.address)).await??;
-    Ok(place.is_some_and(|place| places.contains(&place)))
+/// Returns a server's identity; `None` if it does not belong to the coordinator's cluster.
+async fn proven(coordinator: &Connector, worker: &Worker) -> Result<Option<String>, AskError> {
+    let identity = timeout(STEP_TIMEOUT, worker.identity_if_fit()).await??;
+    let of_cluster = timeout(2 * STEP_TIMEOUT, identities(coordinator, &worker.address)).await??;
+    Ok(identity.filter(|identity| of_cluster.contains(identity)))
 }
 
 /// Returns the identities of the coordinator's servers.
-async fn places(coordinator: &Connector, address: &WorkerAddress) -> Result<Vec<String>, AskError> {
+async fn identities(coordinator: &Connector, address: &WorkerAddress) -> Result<Vec<String>, AskError> {
     let session = coordinator.open().await?;
     let port = i32::from(address.port);
-    let rows =
-        session.query_typed(PLACES, &[(&address.host, Type::TEXT), (&port, Type::INT4), (&PLACE, Type::TEXT)]).await?;
+    let rows = session
+        .query_typed(IDENTITIES, &[(&address.host, Type::TEXT), (&port, Type::INT4), (&IDENTITY, Type::TEXT)])
+        .await?;
     session.close().await;
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }

@@ -17,27 +17,54 @@ pub struct Citus {
 
 impl Citus {
     pub async fn start() -> Citus {
+        Citus::with_database(&format!("t_{}", Uuid::new_v4().simple())).await
+    }
+
+    /// Starts another cluster with a database of the same name.
+    pub async fn start_like(&self) -> Citus {
+        Citus::with_database(self.database()).await
+    }
+
+    async fn with_database(name: &str) -> Citus {
         let servers = TemporaryCitus::start(Path::new(".dev")).await.unwrap();
-        let name = format!("t_{}", Uuid::new_v4().simple());
         let coordinator = servers.coordinator.server().admin_url();
-        let url = citus::create_database(&coordinator, &servers.worker_urls(), &name).await.unwrap();
+        let url = citus::create_database(&coordinator, &servers.worker_urls(), name).await.unwrap();
         Citus { servers, url }
+    }
+
+    fn database(&self) -> &str {
+        self.url.rsplit('/').next().unwrap()
     }
 
     /// The URLs of the database on the workers, as in DATABASE_WORKER_URLS.
     pub fn worker_urls(&self) -> String {
-        let name = self.url.rsplit('/').next().unwrap();
         let workers = self.servers.workers.iter();
-        workers.map(|worker| worker.server().url(name)).collect::<Vec<_>>().join(" ")
+        workers.map(|worker| worker.server().url(self.database())).collect::<Vec<_>>().join(" ")
     }
 
     /// Starts replicas that go through the coordinator, or directly to the workers.
     pub async fn replicas(&self, count: u16, straight: bool) -> Cluster {
-        let mut settings = vec![("READY_GRACE_MS".to_owned(), "0".to_owned())];
-        if straight {
-            settings.push(("DATABASE_WORKER_URLS".to_owned(), self.worker_urls()));
-        }
-        Cluster::start_over_with(&self.url, count, settings).await
+        let workers = if straight { self.worker_urls() } else { String::new() };
+        self.replicas_with(count, &workers).await
+    }
+
+    /// Starts replicas with these DATABASE_WORKER_URLS.
+    pub async fn replicas_with(&self, count: u16, workers: &str) -> Cluster {
+        self.replicas_at(&self.url, count, workers).await
+    }
+
+    /// Starts replicas with this DATABASE_URL and these DATABASE_WORKER_URLS.
+    pub async fn replicas_at(&self, coordinator: &str, count: u16, workers: &str) -> Cluster {
+        let settings = [("READY_GRACE_MS", "0"), ("DATABASE_URL", coordinator), ("DATABASE_WORKER_URLS", workers)];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Cluster::start_over_with(&self.url, count, settings.into()).await
+    }
+
+    /// The port of a worker that does not have this bucket.
+    pub async fn other_port(&self, bucket: usize) -> String {
+        let port = self.port_of(bucket).await;
+        let ports = self.servers.workers.iter().map(|worker| worker.server().port().to_string());
+        ports.into_iter().find(|other| *other != port).unwrap()
     }
 
     /// The port of the worker that has a bucket.
@@ -67,11 +94,32 @@ pub fn users_of_all(cluster: &Cluster, each: usize) -> Vec<User> {
     (0..usize::from(BUCKETS)).flat_map(|bucket| std::iter::repeat_n(bucket, each)).map(of).collect()
 }
 
+/// The number of connections of replicas on which pushes and reads arrive at a server.
+pub async fn connected(url: &str) -> i64 {
+    let connected = "select count(*) from pg_stat_activity where application_name like 'mana-sync %'
+        and application_name <> 'mana-sync workers' and datname = current_database()";
+    number(url, connected).await
+}
+
 pub async fn sql(url: &str, statement: impl Into<String>) {
     let mut connection = PgConnection::connect(url).await.unwrap();
     let statement = statement.into();
     let done = sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut connection).await;
     done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+}
+
+/// Moves a bucket to a worker, while replicas serve. Citus refuses it while one creates a day of the history.
+pub async fn move_bucket(url: &str, bucket: usize, (host, port): (&str, &str)) {
+    let statement = format!("select citus_schema_move('sync_b{bucket:02}', '{host}', {port}, 'force_logical')");
+    eventually("the bucket is moved", async || {
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        match sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut connection).await {
+            Ok(_) => true,
+            Err(error) if error.to_string().contains("could not acquire the lock required to move") => false,
+            Err(error) => panic!("{statement}: {error}"),
+        }
+    })
+    .await;
 }
 
 pub async fn text(url: &str, query: impl Into<String>) -> String {

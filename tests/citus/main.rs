@@ -5,8 +5,10 @@
 mod support;
 
 mod cluster;
+mod identity;
 mod moves;
 mod operators;
+mod silence;
 mod workers;
 mod writers;
 

@@ -39,12 +39,10 @@ async fn a_bucket_moves_while_everybody_writes(straight: bool) {
     let all: Vec<usize> = (0..usize::from(BUCKETS)).collect();
     writers.each(&all, true).await;
 
-    let from = citus.port_of(0).await;
-    let to = citus.servers.workers.iter().map(|worker| worker.server().port().to_string()).find(|to| *to != from);
-    let to = to.unwrap();
+    let to = citus.other_port(0).await;
     let begun = Instant::now();
     // The history has no primary key, which Citus needs to replicate deletes from it meanwhile.
-    sql(&citus.url, format!("select citus_schema_move('sync_b00', '127.0.0.1', {to}, 'force_logical')")).await;
+    move_bucket(&citus.url, 0, ("127.0.0.1", &to)).await;
     let took = begun.elapsed();
     assert_eq!(citus.port_of(0).await, to);
     writers.each(&all, true).await;

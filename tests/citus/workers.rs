@@ -9,10 +9,6 @@ use mana_dev::{Shutdown, citus};
 use reqwest::StatusCode;
 use std::time::{Duration, Instant};
 
-/// The connections of replicas on which pushes and reads arrive.
-const CONNECTED: &str = "select count(*) from pg_stat_activity where application_name like 'mana-sync %'
-    and application_name <> 'mana-sync workers' and datname = current_database()";
-
 /// How long the worker is down; CITUS_DOWN_SECONDS for longer.
 fn down() -> Duration {
     let seconds = std::env::var("CITUS_DOWN_SECONDS").map_or(5, |seconds| seconds.parse().unwrap());
@@ -107,9 +103,7 @@ async fn a_worker_of_another_cluster_is_not_used() {
     let (ours, foreign) = (citus.worker_urls(), other.worker_urls());
     // In first place, where it would be used before it has been checked.
     let workers = format!("{} {ours}", foreign.split(' ').next().unwrap());
-    let settings = [("READY_GRACE_MS", "0"), ("DATABASE_WORKER_URLS", workers.as_str())];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let cluster = Cluster::start_over_with(&citus.url, 1, settings.into()).await;
+    let cluster = citus.replicas_with(1, &workers).await;
     let body = |id| serde_json::json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", crate::AT)] });
     let users = users_of_all(&cluster, 1);
     for user in &users {
@@ -124,12 +118,12 @@ async fn a_worker_of_another_cluster_is_not_used() {
             for user in &users {
                 assert_eq!(cluster.push(user, "todo", body("b")).await.0, StatusCode::OK);
             }
-            number(url, CONNECTED).await > 0
+            connected(url).await > 0
         })
         .await;
     }
     for url in foreign.split(' ') {
-        assert_eq!(number(url, CONNECTED).await, 0);
+        assert_eq!(connected(url).await, 0);
     }
     assert_eq!(number(&other.url, "select count(*) from sync_changes").await, 0, "nothing was stored there");
     assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, 2 * i64::from(BUCKETS));
@@ -142,8 +136,7 @@ async fn a_worker_that_the_role_of_its_url_may_not_use_is_not_used() {
     distribute(&citus.url, &BUCKETS.to_string()).await;
     sql(&citus.url, "create role nobody login").await;
     let workers = citus.worker_urls().replace("postgres://postgres@", "postgres://nobody@");
-    let settings = [("DATABASE_WORKER_URLS".to_owned(), workers)];
-    let cluster = Cluster::start_over_with(&citus.url, 1, settings.into()).await;
+    let cluster = citus.replicas_with(1, &workers).await;
     eventually("it is said", async || cluster.nodes[0].log().contains("the role of its URL lacks rights there")).await;
     let body = serde_json::json!({ "clientId": "phone", "changes": [insert("todos", "a", "Milk", crate::AT)] });
     for user in &users_of_all(&cluster, 1) {
@@ -166,7 +159,7 @@ async fn a_worker_that_was_replaced_is_not_used_any_more() {
         for user in &users {
             assert_eq!(cluster.push(user, "todo", body("a")).await.0, StatusCode::OK);
         }
-        number(&url, CONNECTED).await > 0
+        connected(&url).await > 0
     })
     .await;
     let folder = tempfile::tempdir().unwrap();
@@ -182,6 +175,6 @@ async fn a_worker_that_was_replaced_is_not_used_any_more() {
     for user in &users {
         eventually("all are served", async || cluster.push(user, "todo", body("b")).await.0 == StatusCode::OK).await;
     }
-    assert_eq!(number(&url, CONNECTED).await, 0);
+    assert_eq!(connected(&url).await, 0);
     assert_eq!(number(&citus.url, "select count(*) from sync_changes").await, 2 * i64::from(BUCKETS));
 }

@@ -1,18 +1,11 @@
 //! Trimming is interrupted between any two of its statements: each one is once the last that PostgreSQL receives
 //! (CRASH_STEP=1).
 
+use super::support::cut::Cut;
 use super::support::*;
 use super::{APP, NOW, TABLE, at, fold, history, row, rows, said};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 /// The number of records of two changes each, more than one piece has; and the number of changes of a record larger
 /// than a piece.
@@ -22,79 +15,6 @@ const LARGE: i64 = 2_100;
 const STATEMENTS: i64 = 400;
 /// Each run takes one of this many statements, a different one each time; CRASH_STEP=1 for all.
 const STEP: i64 = 8;
-
-/// A proxy to PostgreSQL that stops after this many statements: the last one is sent in full, but its response is lost.
-struct Cut {
-    address: SocketAddr,
-    _accepting: AbortOnDropHandle<()>,
-}
-
-impl Cut {
-    async fn after(upstream: SocketAddr, statements: i64) -> Cut {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (left, over) = (Arc::new(AtomicI64::new(statements)), CancellationToken::new());
-        let accepting = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let (left, over) = (left.clone(), over.clone());
-                if over.is_cancelled() {
-                    continue;
-                }
-                tokio::spawn(async move {
-                    let server = TcpStream::connect(upstream).await.unwrap();
-                    let ((from_client, mut to_client), (mut from_server, to_server)) =
-                        (client.into_split(), server.into_split());
-                    tokio::select! {
-                        () = over.cancelled() => {}
-                        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
-                        ended = pass(from_client, to_server, &left) => if matches!(ended, Ok(End::Statements)) { over.cancel() },
-                    }
-                });
-            }
-        });
-        Cut { address, _accepting: AbortOnDropHandle::new(accepting) }
-    }
-}
-
-/// The reason that forwarding ended.
-enum End {
-    /// No more statements may be sent.
-    Statements,
-    Client,
-}
-
-/// Forwards messages until the statements are used up.
-/// <https://www.postgresql.org/docs/current/protocol-message-formats.html>
-async fn pass(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, left: &AtomicI64) -> std::io::Result<End> {
-    // The first message has no type.
-    let mut kind = None;
-    loop {
-        let mut message = Vec::new();
-        message.extend(kind);
-        let mut length = [0; 4];
-        if client.read_exact(&mut length).await.is_err() {
-            return Ok(End::Client);
-        }
-        message.extend(length);
-        let head = message.len();
-        message.resize(head + u32::from_be_bytes(length) as usize - 4, 0);
-        client.read_exact(&mut message[head..]).await?;
-        // A Sync, which ends the messages of a prepared statement, or a simple query.
-        let is_statement = matches!(kind, Some(b'S' | b'Q'));
-        if is_statement && left.fetch_sub(1, Ordering::SeqCst) <= 0 {
-            return Ok(End::Statements);
-        }
-        server.write_all(&message).await?;
-        if is_statement && left.load(Ordering::SeqCst) <= 0 {
-            return Ok(End::Statements);
-        }
-        let mut next = [0];
-        if client.read_exact(&mut next).await.is_err() {
-            return Ok(End::Client);
-        }
-        kind = Some(next[0]);
-    }
-}
 
 /// Stores a log of several pieces.
 async fn fill(cluster: &Cluster, user: &User) {
@@ -149,20 +69,15 @@ async fn has_ended(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn between_any_two_statements_nothing_is_half_done() {
     let cluster = Cluster::start(1).await;
-    let url: url::Url = cluster.database_url.parse().unwrap();
-    let upstream =
-        tokio::net::lookup_host((url.host_str().unwrap(), url.port().unwrap())).await.unwrap().next().unwrap();
     let (original, mut ends) = (cluster.user(), Vec::new());
     fill(&cluster, &original).await;
     let step = std::env::var("CRASH_STEP").map_or(STEP, |step| step.parse().unwrap());
     for statements in (rand::random_range(0..step)..STATEMENTS).step_by(step as usize) {
         let user = cluster.user();
         copy(&cluster, &original, &user).await;
-        let cut = Cut::after(upstream, statements).await;
-        let mut through = proxy::through(cut.address, &cluster.database_url);
-        through += if through.contains('?') { "&sslmode=disable" } else { "?sslmode=disable" };
+        let cut = Cut::after(&cluster.database_url, statements).await;
         let mut compact = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
-        compact.args(["compact", "--user", &user.id]).env("DATABASE_URL", through).envs(NOW.iter().copied());
+        compact.args(["compact", "--user", &user.id]).env("DATABASE_URL", cut.url()).envs(NOW.iter().copied());
         let output = compact.stdin(std::process::Stdio::null()).kill_on_drop(true).output().await.unwrap();
         drop(cut);
         has_ended(&cluster).await;

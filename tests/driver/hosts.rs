@@ -1,10 +1,11 @@
 //! Several hosts, some of them missing, silent, unknown or read-only.
 
 use super::server::Server;
+use super::support::proxy::Proxy;
 use super::{connect, said};
 use mana_dev::{Shutdown, TemporaryPostgres, free_port};
 use mana_sync::config::Secret;
-use mana_sync::db::{ConnectError, Connector, Pool, PoolConfig, Sql};
+use mana_sync::db::{Admitted, ConnectError, Connector, Pool, PoolConfig, Sql, identity};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -121,9 +122,44 @@ async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
     assert_eq!(port().await, ports[1], "until it is looked at again");
     pool.prefer(1).await;
     assert_eq!(port().await, ports[1]);
-    pool.set_usable(1, false);
+    pool.admit(1, Admitted::Nobody);
     assert_eq!(port().await, ports[0], "nor is one that is open used where it may not be any more");
-    pool.set_usable(1, true);
+    pool.admit(1, Admitted::Any);
+}
+
+#[tokio::test]
+async fn a_url_is_used_only_while_it_leads_to_the_server_that_was_admitted() {
+    let mut servers = Vec::new();
+    for _ in 0..3 {
+        servers.push(TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap());
+    }
+    let urls: Vec<String> = servers.iter().map(|server| server.server().admin_url()).collect();
+    let ports: Vec<u16> = servers.iter().map(|server| server.server().port()).collect();
+    let at = |server: usize| SocketAddr::from(([127, 0, 0, 1], ports[server]));
+    let proxy = Proxy::start(at(1)).await;
+    let connector = |url: &str| Connector::new(&Secret::from(url), "test").unwrap();
+    let admitted = async |url: &str| {
+        let session = connector(url).open().await.unwrap();
+        Admitted::Only(identity(&session).await.unwrap().unwrap().into())
+    };
+    let second = Duration::from_secs(1);
+    let config =
+        PoolConfig { size: 2, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
+    let pool = Pool::over(vec![connector(&urls[0]), connector(&proxy.url(&urls[1]))], config);
+    let port = async || pool.query(&PORT, &[]).await.unwrap()[0].get::<_, i32>(0);
+    pool.prefer(1).await;
+    pool.admit(1, admitted(&urls[1]).await);
+    assert_eq!(port().await, i32::from(ports[1]));
+    proxy.lead_to(at(2));
+    assert_eq!(port().await, i32::from(ports[1]), "what is open leads where it did");
+    proxy.cut();
+    assert_eq!(port().await, i32::from(ports[0]), "the other one is used");
+    assert!(!pool.is_usable(1), "it is not tried again");
+    pool.admit(1, admitted(&urls[2]).await);
+    pool.distrust();
+    assert_eq!(port().await, i32::from(ports[2]), "it has been admitted since");
+    pool.admit(1, admitted(&urls[1]).await);
+    assert_eq!(port().await, i32::from(ports[0]), "nor is what was open before used");
 }
 
 /// A connector whose host has these addresses.

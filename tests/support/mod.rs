@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this")]
 
 mod cluster;
+pub mod cut;
 mod database;
 mod exchange;
 pub mod live;

@@ -35,7 +35,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
-    upstream: SocketAddr,
+    upstream: Mutex<SocketAddr>,
     mode: Mutex<Mode>,
     /// Ends everything open, or only the connections that have lost bytes.
     cuts: Mutex<Cuts>,
@@ -56,9 +56,15 @@ impl Drop for Proxy {
 impl Proxy {
     /// Starts a proxy on a port of its own that forwards to `upstream`.
     pub async fn start(upstream: SocketAddr) -> Proxy {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        Proxy::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), upstream).await
+    }
+
+    /// Starts one at this address.
+    pub async fn start_at(address: SocketAddr, upstream: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { upstream, mode: Mutex::new(Mode::Pass), cuts: Mutex::default() });
+        let shared =
+            Arc::new(Shared { upstream: Mutex::new(upstream), mode: Mutex::new(Mode::Pass), cuts: Mutex::default() });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Proxy { address, shared, _accepting: AbortOnDropHandle::new(accepting) }
     }
@@ -74,6 +80,11 @@ impl Proxy {
 
     pub fn set(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+    }
+
+    /// Leads new connections to another server.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        *self.shared.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
     }
 
     /// Resets every open connection.
@@ -101,6 +112,10 @@ impl Shared {
         *self.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn upstream(&self) -> SocketAddr {
+        *self.upstream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn cuts(&self) -> std::sync::MutexGuard<'_, Cuts> {
         self.cuts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +134,7 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
     let server = match shared.mode() {
         Mode::Refuse => return reset(&client),
         Mode::Swallow => None,
-        Mode::Pass | Mode::Delay(_) => match TcpStream::connect(shared.upstream).await {
+        Mode::Pass | Mode::Delay(_) => match TcpStream::connect(shared.upstream()).await {
             Ok(server) => Some(server),
             Err(_) => return reset(&client),
         },

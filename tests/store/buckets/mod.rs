@@ -3,6 +3,7 @@
 
 mod away;
 mod distribution;
+mod killed;
 mod migrations;
 mod operators;
 mod rehearsal;

@@ -1,0 +1,68 @@
+//! A distribution that is killed after any of its statements is finished by the next one, and at each moment everything
+//! is there once.
+
+use super::*;
+use crate::support::cut::Cut;
+
+/// How many more statements than the one before each run may send; CRASH_STEP=1 for all.
+const STEP: i64 = 40;
+/// More statements than a distribution takes.
+const STATEMENTS: i64 = 2_000;
+
+/// Everything that is stored.
+async fn contents(url: &str) -> Vec<String> {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let mut all = Vec::new();
+    for table in ["sync_heads", "sync_changes", "sync_history", "sync_erased"] {
+        let rows = format!("select '{table} ' || t::text from {table} t order by 1");
+        all.extend(sqlx::query_scalar::<_, String>(AssertSqlSafe(rows)).fetch_all(&mut connection).await.unwrap());
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_any_of_its_statements_everything_is_there_once_and_it_goes_on() {
+    let url = create_database().await;
+    succeeded(&url, &["migrate"]).await;
+    let later = |value: &str, at: &str| update("todos", "a", "title", value, at);
+    let changes = json!([
+        insert("todos", "a", "Milk", AT),
+        later("Tea", "2024-01-02T10:05:00.000Z"),
+        later("Eggs", "2024-01-03T10:05:00.000Z"),
+        insert("todos", "b", "Oats", AT),
+    ]);
+    let fill = format!("select sync_push('user-' || n, 'todo', 'phone', '{changes}') from generate_series(1, 30) as n");
+    sql(&url, fill).await;
+    succeeded(&url, &["compact", "--compact-after-ms", "1"]).await;
+    succeeded(&url, &["erase", "--user", "user-7", "--yes"]).await;
+    let before = contents(&url).await;
+    for (table, rows) in [("sync_heads", 29), ("sync_changes", 87), ("sync_history", 58), ("sync_erased", 1)] {
+        assert_eq!(before.iter().filter(|row| row.starts_with(&format!("{table} "))).count(), rows, "{table}");
+    }
+    let step = std::env::var("CRASH_STEP").map_or(STEP, |step| step.parse().unwrap());
+    let mut killed = 0;
+    for statements in (rand::random_range(1..=step)..STATEMENTS).step_by(step as usize) {
+        let cut = Cut::after(&url, statements).await;
+        let done = run(cut.url(), &["distribute", "--buckets", "4"]).await;
+        drop(cut);
+        let open = "select count(*) from pg_stat_activity where datname = current_database()
+            and application_name in ('mana-sync distribute', 'mana-sync migrate')";
+        eventually("its sessions have ended", async || number(&url, open).await == 0).await;
+        assert_eq!(contents(&url).await, before, "after {statements} statements");
+        if !done.status.success() {
+            killed += 1;
+            continue;
+        }
+        println!("{killed} were killed; the last had {statements} statements");
+        assert!(killed > 1);
+        assert!(distribute(&url).await.contains("nothing to do"));
+        let cluster = Cluster::start_over(&url).await;
+        for user in users_of_all(&cluster) {
+            cluster.pushed(&user, APP, one("a")).await;
+        }
+        let user = cluster.user_named("user-1");
+        assert_eq!(ids(&cluster.pulled(&user, "todo", "todos", BEGINNING, None).await), ["a", "a", "b"]);
+        return;
+    }
+    panic!("a distribution has more than {STATEMENTS} statements");
+}
