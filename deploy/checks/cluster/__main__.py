@@ -125,7 +125,7 @@ def _production(kubectl, node, folder, programs, around):
     production.check(kubectl, around, folder)
     _step("rollouts", lambda: rollouts.check(kubectl, around, folder, programs))
     _step("autoscaling", lambda: autoscaling.check(kubectl, node))
-    kubectl("delete", "namespace", production.SPACE, "--timeout=120s", timeout=130)
+    kubectl("delete", "namespace", production.SPACE, "--wait=false")
 
 
 def _development(kubectl, folder):
@@ -135,11 +135,12 @@ def _development(kubectl, folder):
 
 
 def _commands(kubectl, folder):
+    # Production had the same.
+    kubectl.must("delete", "namespace", commands.SPACE, "--ignore-not-found", "--timeout=120s", timeout=130)
     _disk(kubectl, folder)
     commands.prepare(kubectl, folder)
     _step("scaling", lambda: commands.scale(kubectl))
     _step("commands of the pages", lambda: commands.check(kubectl))
-    kubectl("delete", "namespace", commands.SPACE, "--timeout=120s", timeout=130)
 
 
 def _step(name, check):

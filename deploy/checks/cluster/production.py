@@ -41,13 +41,27 @@ def apply(kubectl, folder, tag, admin=False):
     return [done.stderr] if done.returncode or said.strip() else []
 
 
+def _with_a_wrong_password(kubectl, folder):
+    """A first installation in which the owner's password is wrong, until it is applied again with the right one."""
+    secret = overlay(folder, overlays.version()).parent / f"tag-{overlays.version()}/owner.env"
+    right = secret.read_text()
+    secret.write_text(right.replace("change-me", "wrong"))
+    said = apply(kubectl, folder, overlays.version())
+    attempts = lambda: kubectl.get("-n", SPACE, "pods", "-l", "app.kubernetes.io/component=migration")["items"]
+    failed = lambda: [s for p in attempts() for s in p["status"].get("containerStatuses", []) if s["restartCount"] or s["lastState"].get("terminated") or s["state"].get("terminated")]
+    until("the migration fails", failed, 60)
+    secret.write_text(right)
+    return said
+
+
 def check(kubectl, around, folder):
-    report.line("production: applied, with smaller requests, an issuer over plain http, no pooler and no credits service", apply(kubectl, folder, overlays.version()))
+    report.line("production: applied with a wrong password for the owner", _with_a_wrong_password(kubectl, folder))
+    report.line("production: applied with the right one, smaller requests, an issuer over plain http, no pooler and no credits service", apply(kubectl, folder, overlays.version()))
     job = f"mana-sync-migrate-{overlays.version()}"
     kubectl.must("-n", SPACE, "wait", "--for=condition=complete", f"job/{job}", "--timeout=120s", timeout=130)
     until("three replicas are ready", lambda: len(ready_names(kubectl, SPACE)) == 3, 120)
     restarts = {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["restartCount"] for p in pods(kubectl, SPACE)}
-    report.line("production: the migration completes as the owner, and three replicas on one node get ready without a restart", [restarts] if any(restarts.values()) else [])
+    report.line("production: the migration that failed completes with the right one, and three replicas on one node get ready without a restart", [restarts] if any(restarts.values()) else [])
     _without_metrics(kubectl)
     refused = kubectl("-n", SPACE, "run", "wrong", "--image=wrong:1").stderr
     report.line("production: a pod that is not restricted is refused", [] if 'violates PodSecurity "restricted:latest"' in refused else [refused or "it is not"])
