@@ -2,13 +2,13 @@
 
 use super::error::{ConnectError, DbError};
 use super::health::{ConnectionState, PoolHealth};
-use super::route::{Connected, Route};
+use super::route::{Connected, Origin, Route};
 use super::sql::{Parameters, RowSink, Sql};
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
 use futures_util::TryStreamExt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -56,10 +56,7 @@ async fn collect<T: RowSink>(rows: RowStream, mut sink: T) -> Result<T, tokio_po
 
 /// A pooled connection.
 pub(super) struct Connection {
-    /// The server it is connected to.
-    pub(super) server: usize,
-    /// That server's identity, if only one was admitted.
-    pub(super) identity: Option<Arc<str>>,
+    pub(super) origin: Origin,
     pub(super) client: Client,
     pub(super) driving: JoinHandle<()>,
     /// The statements prepared on it.
@@ -149,12 +146,12 @@ impl managed::Manager for Manager {
         self.is_failing.store(connected.is_err(), Ordering::Relaxed);
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) =
             connected.as_ref().err().map(ConnectError::sentence);
-        let Connected { server, client, driver, identity } = connected?;
+        let Connected { client, driver, origin } = connected?;
         let driving = self.drivers.spawn(async move {
             // Whatever ends the connection also fails the statement running on it.
             let _ = driver.await;
         });
-        Ok(Connection { server, identity, client, driving, statements: Vec::new(), idle_since: Instant::now() })
+        Ok(Connection { origin, client, driving, statements: Vec::new(), idle_since: Instant::now() })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<ConnectError> {
@@ -162,7 +159,7 @@ impl managed::Manager for Manager {
         if connection.client.is_closed() {
             return gone();
         }
-        let may_stay = self.route.admits(connection.server, connection.identity.as_ref())
+        let may_stay = self.route.suits(&connection.origin)
             && match self.health.state(connection.idle_since) {
                 ConnectionState::Trusted => true,
                 ConnectionState::Suspect => connection.test().await,

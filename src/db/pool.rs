@@ -188,7 +188,7 @@ impl Pool {
                 }
                 Ok(connection) => {
                     // There is one for each server that connections are made to.
-                    let Some(detector) = self.detectors.get(connection.server).cloned() else {
+                    let Some(detector) = self.detectors.get(connection.origin.server).cloned() else {
                         return Err(DbError::Closed);
                     };
                     return Ok(ConnectionGuard::new(connection, detector));
@@ -222,26 +222,35 @@ impl Pool {
 
     /// Returns true if there are several places where the database may be.
     pub fn has_choice(&self) -> bool {
-        self.pool.manager().route.connectors().iter().any(Connector::has_choice)
+        self.route().connectors().iter().any(Connector::has_choice)
     }
 
     /// Sets what the URL of one of its servers, given by index, may lead to: initially, to any server. Connections that
     /// lead elsewhere are closed, each once its statement has ended.
     pub fn admit(&self, server: usize, admitted: Admitted) {
-        let route = &self.pool.manager().route;
-        route.admit(server, admitted);
-        self.pool.retain(|connection, _| route.admits(connection.server, connection.identity.as_ref()));
+        self.route().admit(server, admitted);
+        self.retain_suitable();
     }
 
     /// Returns true if one of its servers may be used: not if its URL turned out to lead to another one.
     pub fn is_usable(&self, server: usize) -> bool {
-        self.pool.manager().route.is_usable(server)
+        self.route().is_usable(server)
     }
 
-    /// Sets the preferred server, by index. Open connections that may lead elsewhere are gradually replaced.
+    fn route(&self) -> &Route {
+        &self.pool.manager().route
+    }
+
+    /// Closes idle connections that lead where none should lead any more. Those in use are closed when they come back.
+    fn retain_suitable(&self) {
+        self.pool.retain(|connection, _| self.route().suits(&connection.origin));
+    }
+
+    /// Sets the preferred server, by index. Open connections that lead elsewhere are replaced, each once its statement
+    /// has ended.
     pub async fn prefer(&self, server: usize) {
-        if self.pool.manager().route.prefer(server).await {
-            self.distrust();
+        if self.route().prefer(server).await {
+            self.retain_suitable();
         }
     }
 

@@ -7,7 +7,7 @@ use crate::telemetry::throttle::Throttle;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -30,6 +30,8 @@ pub(super) struct Route {
     /// What each server's URL may lead to.
     admitted: Arc<[Mutex<Admitted>]>,
     best: Arc<AtomicUsize>,
+    /// How often connections that lead to another server became needless.
+    generation: Arc<AtomicU64>,
     /// True if a connection was made to another server than the preferred one.
     has_strayed: Arc<AtomicBool>,
     /// Number of probes since a connection to the preferred server was made, and the time of the next.
@@ -39,12 +41,19 @@ pub(super) struct Route {
 
 /// A new connection.
 pub(super) struct Connected {
-    /// The server's index.
-    pub(super) server: usize,
     pub(super) client: Client,
     pub(super) driver: Driver,
+    pub(super) origin: Origin,
+}
+
+/// Where a connection leads, and since when.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    /// The server's index.
+    pub(super) server: usize,
     /// The server's identity, if its URL may only lead to one.
-    pub(super) identity: Option<Arc<str>>,
+    identity: Option<Arc<str>>,
+    generation: u64,
 }
 
 impl fmt::Debug for Route {
@@ -60,6 +69,7 @@ impl Route {
             admitted: connectors.iter().map(|_| Mutex::new(Admitted::Any)).collect(),
             connectors: connectors.into(),
             best: Arc::default(),
+            generation: Arc::default(),
             has_strayed: Arc::default(),
             probes: Arc::default(),
             next_probe: Arc::default(),
@@ -89,11 +99,18 @@ impl Route {
         !matches!(self.admitted(server), Admitted::Nobody)
     }
 
-    /// Returns true if a connection that was made to a server may still be used.
-    pub(super) fn admits(&self, server: usize, identity: Option<&Arc<str>>) -> bool {
-        match self.admitted(server) {
+    /// Returns true if a connection may still be used: it leads where its server's URL may lead, and not needlessly to
+    /// another server than the preferred one.
+    pub(super) fn suits(&self, origin: &Origin) -> bool {
+        self.admits(origin)
+            && (origin.server == self.best.load(Ordering::Relaxed)
+                || origin.generation == self.generation.load(Ordering::Relaxed))
+    }
+
+    fn admits(&self, origin: &Origin) -> bool {
+        match self.admitted(origin.server) {
             Admitted::Any => true,
-            Admitted::Only(expected) => identity == Some(&expected),
+            Admitted::Only(expected) => origin.identity == Some(expected),
             Admitted::Nobody => false,
         }
     }
@@ -105,6 +122,7 @@ impl Route {
         if self.best.swap(best, Ordering::Relaxed) != best {
             self.has_strayed.store(false, Ordering::Relaxed);
             self.note_reached();
+            self.generation.fetch_add(1, Ordering::Relaxed);
             return true;
         }
         if !self.has_strayed.load(Ordering::Relaxed) || !self.is_usable(best) || !self.is_probe_due() {
@@ -113,6 +131,7 @@ impl Route {
         let is_back = matches!(timeout(PROBE_TIMEOUT, self.ask(best)).await, Ok((_, Ok(_))));
         if is_back {
             self.has_strayed.store(false, Ordering::Relaxed);
+            self.generation.fetch_add(1, Ordering::Relaxed);
         }
         is_back
     }
@@ -170,7 +189,7 @@ impl Route {
             tokio::select! {
                 answer = asked.next() => match answer {
                     // It was forbidden meanwhile.
-                    Some((at, Ok(connected))) if !self.admits(at, connected.identity.as_ref()) => asked.extend(left.next()),
+                    Some((_, Ok(connected))) if !self.admits(&connected.origin) => asked.extend(left.next()),
                     Some((at, Ok(connected))) => {
                         match at == best {
                             true => self.note_reached(),
@@ -194,10 +213,11 @@ impl Route {
     async fn ask(&self, at: usize) -> (usize, Result<Connected, ConnectError>) {
         let connecting = async {
             let connector = self.connectors.get(at).ok_or(ConnectError::NoPrimary)?;
+            let generation = self.generation.load(Ordering::Relaxed);
             let (client, mut driver) = connector.connect().await?;
             let proving = timeout(PROBE_TIMEOUT, self.prove(at, &client, &mut driver));
             let identity = proving.await.map_err(|_| ConnectError::Timeout)??;
-            Ok(Connected { server: at, client, driver, identity })
+            Ok(Connected { client, driver, origin: Origin { server: at, identity, generation } })
         };
         (at, connecting.await)
     }
@@ -209,7 +229,7 @@ impl Route {
         if while_driven(driver, identity(client)).await?.as_deref() == Some(&*expected) {
             return Ok(Some(expected));
         }
-        if self.admits(at, Some(&expected)) {
+        if self.admitted(at) == Admitted::Only(expected) {
             self.admit(at, Admitted::Nobody);
         }
         Err(ConnectError::OtherServer)

@@ -5,7 +5,7 @@ use super::support::proxy::Proxy;
 use super::{connect, said};
 use mana_dev::{Shutdown, TemporaryPostgres, free_port};
 use mana_sync::config::Secret;
-use mana_sync::db::{Admitted, ConnectError, Connector, Pool, PoolConfig, Sql, identity};
+use mana_sync::db::{Admitted, ConnectError, Connector, Pool, PoolConfig, PoolStatus, Sql, identity};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -128,6 +128,35 @@ async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
 }
 
 #[tokio::test]
+async fn a_connection_to_another_server_that_was_in_use_when_the_best_was_set_is_replaced() {
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        servers.push(TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap());
+    }
+    let ports: Vec<i32> = servers.iter().map(|server| server.server().port().into()).collect();
+    let connector =
+        |server: &TemporaryPostgres| Connector::new(&Secret::from(&*server.server().admin_url()), "test").unwrap();
+    let second = Duration::from_secs(1);
+    let config =
+        PoolConfig { size: 1, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
+    let pool = Pool::over(servers.iter().map(connector).collect(), config);
+    let port = async || pool.query(&PORT, &[]).await.unwrap()[0].get::<_, i32>(0);
+    let sleeping = async || pool.query(&SLEEP, &[]).await.unwrap();
+    tokio::join!(biased; sleeping(), async {
+        while pool.status() != (PoolStatus { open: 1, idle: 0, waiting: 0 }) {
+            tokio::task::yield_now().await;
+        }
+        pool.prefer(1).await;
+    });
+    assert_eq!(port().await, ports[1]);
+    // What leads there stays.
+    let process = async || pool.query(&PROCESS, &[]).await.unwrap()[0].get::<_, i32>(0);
+    let before = process().await;
+    pool.prefer(1).await;
+    assert_eq!(process().await, before);
+}
+
+#[tokio::test]
 async fn a_url_is_used_only_while_it_leads_to_the_server_that_was_admitted() {
     let mut servers = Vec::new();
     for _ in 0..3 {
@@ -173,6 +202,8 @@ fn named(addresses: &[u16], more: &str) -> Connector {
     Connector::new(&Secret::from(&*url), "test").unwrap().with_resolver(resolver)
 }
 
+static SLEEP: Sql = Sql { text: "select pg_sleep(0.3)", types: &[] };
+static PROCESS: Sql = Sql { text: "select pg_backend_pid()", types: &[] };
 static PORT: Sql = Sql { text: "select current_setting('port')::int", types: &[] };
 
 async fn port_of(connector: &Connector) -> u16 {
