@@ -31,8 +31,8 @@ async fn the_stores_own_statements_read_by_indexes_alone() {
         let mut found = Vec::new();
         reads(&generic_plan(cluster, sql).await, &mut found);
         let tables = found.iter().filter(|node| node.starts_with("Index") || node.starts_with("Bitmap"));
-        // Trimmed changes are in partitions, of which there are none yet.
-        assert!(tables.count() > 0 || name == "trimmed", "{name} reads no table? {found:?}");
+        // Trimmed changes are in partitions, of which there are none yet. Doubts are about settings.
+        assert!(tables.count() > 0 || ["trimmed", "doubts"].contains(&name), "{name} reads no table? {found:?}");
         assert!(!found.iter().any(|node| node.starts_with("Seq Scan")), "{name}: {found:?}");
     }
 }
