@@ -105,6 +105,8 @@ def check(kubectl):
     found = pods(kubectl, SPACE)
     since = [c["lastTransitionTime"] for pod in found for c in pod["status"]["conditions"] if c["type"] == "Ready"]
     report.line("development: three replicas get ready, after the migration", [] if len(since) == 3 and min(since) >= migrated else [f"migrated {migrated}, ready {since}"])
+    ended_by = [status["lastState"]["terminated"] for pod in found for status in pod["status"]["containerStatuses"] if status["restartCount"]]
+    report.line("development: none of them is restarted before there are a database, a schema and its role", ended_by)
 
     with Pushes(kubectl, SPACE) as pushes:
         before = set(ready_names(kubectl, SPACE))
