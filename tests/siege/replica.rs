@@ -12,6 +12,8 @@ use tokio::task::JoinHandle;
 
 /// Less than the manifests give a replica, in bytes: they add what users may leave unread all together.
 pub const MEMORY: u64 = 1 << 30;
+/// The multiple of it that may be mapped.
+const ADDRESSES: u64 = 4;
 /// Settings that differ from the defaults: those of the manifests, and others that make a siege end soon.
 const SETTINGS: [(&str, &str); 5] = [
     ("MAX_PUSH_BYTES_IN_FLIGHT", "134217728"),
@@ -44,9 +46,12 @@ impl LimitedReplica {
         let settings = [&SETTINGS[..], settings].concat();
         let cluster = Cluster::start_with(1, &settings).await;
         let pid = cluster.nodes[0].process.pid();
-        // Private writable memory: what a container's limit counts, except for code and files, and no less than its
-        // resident part. Beyond the limit, allocations fail, which ends the process.
-        let limit = Command::new("prlimit").args(["--pid", &pid.to_string(), &format!("--data={MEMORY}")]).status();
+        // Bounds private writable memory, beyond which allocations fail and the process ends. That includes addresses
+        // that the allocator keeps without memory behind them, which a container's limit does not count; therefore it is
+        // a multiple, and what is resident is compared with the limit itself.
+        let limit = Command::new("prlimit")
+            .args(["--pid", &pid.to_string(), &format!("--data={}", ADDRESSES * MEMORY)])
+            .status();
         assert!(limit.unwrap().success(), "util-linux has prlimit");
         LimitedReplica { cluster, pid }
     }
