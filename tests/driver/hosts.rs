@@ -97,19 +97,25 @@ async fn the_host_that_answered_last_is_asked_first() {
     assert!(begun.elapsed() < Duration::from_millis(250 * 5), "{:?}", begun.elapsed());
 }
 
-#[tokio::test]
-async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
+/// Two servers, their ports, and a pool of this size that may use either.
+async fn pool_over_two(size: usize) -> (Vec<TemporaryPostgres>, Vec<i32>, Pool) {
     let mut servers = Vec::new();
     for _ in 0..2 {
         servers.push(TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap());
     }
-    let ports: Vec<i32> = servers.iter().map(|server| server.server().port().into()).collect();
+    let ports = servers.iter().map(|server| server.server().port().into()).collect();
     let connector =
         |server: &TemporaryPostgres| Connector::new(&Secret::from(&*server.server().admin_url()), "test").unwrap();
     let second = Duration::from_secs(1);
     let config =
-        PoolConfig { size: 2, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
+        PoolConfig { size, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
     let pool = Pool::over(servers.iter().map(connector).collect(), config);
+    (servers, ports, pool)
+}
+
+#[tokio::test]
+async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
+    let (mut servers, ports, pool) = pool_over_two(2).await;
     let port = async || pool.query(&PORT, &[]).await.unwrap()[0].get::<_, i32>(0);
     assert_eq!(port().await, ports[0], "the first, until another is said to be better");
     pool.prefer(1).await;
@@ -129,17 +135,7 @@ async fn of_servers_that_all_will_do_the_best_is_used_while_it_is_there() {
 
 #[tokio::test]
 async fn a_connection_to_another_server_that_was_in_use_when_the_best_was_set_is_replaced() {
-    let mut servers = Vec::new();
-    for _ in 0..2 {
-        servers.push(TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap());
-    }
-    let ports: Vec<i32> = servers.iter().map(|server| server.server().port().into()).collect();
-    let connector =
-        |server: &TemporaryPostgres| Connector::new(&Secret::from(&*server.server().admin_url()), "test").unwrap();
-    let second = Duration::from_secs(1);
-    let config =
-        PoolConfig { size: 1, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
-    let pool = Pool::over(servers.iter().map(connector).collect(), config);
+    let (_servers, ports, pool) = pool_over_two(1).await;
     let port = async || pool.query(&PORT, &[]).await.unwrap()[0].get::<_, i32>(0);
     let sleeping = async || pool.query(&SLEEP, &[]).await.unwrap();
     tokio::join!(biased; sleeping(), async {
