@@ -1,4 +1,8 @@
 //! A replica under a memory limit, its observation, and the users that must not notice.
+//!
+//! Attackers and the users that are measured share this process. In the long form, where times count, the measured ones
+//! have a thread of their own, and the attackers' threads have a low priority: what an attacker spends on sending is spent
+//! elsewhere in reality, and is not the replica's.
 
 use crate::support::live::{NO_DELTA, metric};
 use crate::support::*;
@@ -7,6 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -25,6 +30,10 @@ const SETTINGS: [(&str, &str); 5] = [
 ];
 /// The interval between two pushes of another user.
 const PACE: Duration = Duration::from_millis(40);
+/// The name of the threads of those who are measured.
+const MEASURED: &str = "others";
+/// The priority of all other threads here, as `nice` takes it.
+const ATTACKERS: &str = "15";
 
 /// True if everything is to run, and times are checked.
 pub fn is_long() -> bool {
@@ -39,6 +48,8 @@ pub fn many(long: usize, short: usize) -> usize {
 pub struct LimitedReplica {
     pub cluster: Cluster,
     pub pid: u32,
+    /// Runs those who are measured. `None` once it ends.
+    measured: Option<Runtime>,
 }
 
 impl LimitedReplica {
@@ -53,7 +64,17 @@ impl LimitedReplica {
             .args(["--pid", &pid.to_string(), &format!("--data={}", ADDRESSES * MEMORY)])
             .status();
         assert!(limit.unwrap().success(), "util-linux has prlimit");
-        LimitedReplica { cluster, pid }
+        let measured = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(MEASURED)
+            .enable_all()
+            .build()
+            .unwrap();
+        if is_long() {
+            // Once the replica runs, which would inherit it.
+            lower_the_attackers_priority();
+        }
+        LimitedReplica { cluster, pid, measured: Some(measured) }
     }
 
     /// Resident memory in bytes: the current value, and the peak since the last [`Self::forget_peak`].
@@ -103,6 +124,25 @@ impl LimitedReplica {
     }
 }
 
+impl Drop for LimitedReplica {
+    fn drop(&mut self) {
+        // Its tasks have ended, unless a test failed; waiting for them is not allowed here.
+        self.measured.take().expect("it is dropped once").shutdown_background();
+    }
+}
+
+/// Gives a low priority to all threads of this process but those who are measured. Later threads inherit it.
+fn lower_the_attackers_priority() {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
+    let attackers = threads.filter(|thread| {
+        // One that has ended meanwhile has no name.
+        std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim() != MEASURED)
+    });
+    let attackers = attackers.map(|thread| thread.file_name().unwrap().to_owned());
+    let lowered = Command::new("renice").args(["--priority", ATTACKERS, "--pid"]).args(attackers).output().unwrap();
+    assert!(lowered.status.success(), "renice: {}", String::from_utf8_lossy(&lowered.stderr));
+}
+
 /// The results for other users and the liveness probe while something went on.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -143,12 +183,15 @@ pub struct Others {
 impl Others {
     pub fn start(replica: &LimitedReplica) -> Others {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Seen>>::default());
+        let runtime = replica.measured.as_ref().expect("it runs while the replica does");
+        // Connections of their own, whose tasks are spawned by whoever opens them.
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut tasks = Vec::new();
         for n in 0..4 {
             let user = replica.cluster.user();
-            let (url, http) = (format!("{}/sync/todo", replica.url()), replica.cluster.http.clone());
+            let (url, http) = (format!("{}/sync/todo", replica.url()), http.clone());
             let (stop, seen) = (stop.clone(), seen.clone());
-            tasks.push(tokio::spawn(async move {
+            tasks.push(runtime.spawn(async move {
                 for count in 0.. {
                     if stop.load(Ordering::Relaxed) {
                         break;
@@ -175,7 +218,7 @@ impl Others {
         // A persistent connection: only the replica's time counts, without handshakes.
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (url, stopped, noted) = (format!("{}/health/live", replica.url()), stop.clone(), seen.clone());
-        tasks.push(tokio::spawn(async move {
+        tasks.push(runtime.spawn(async move {
             while !stopped.load(Ordering::Relaxed) {
                 let asked = Instant::now();
                 let answer = http.get(&url).timeout(TIMEOUT).send().await;
