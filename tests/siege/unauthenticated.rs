@@ -38,19 +38,19 @@ async fn stay(replica: &LimitedReplica, connections: Vec<TcpStream>) {
         .await;
 }
 
-pub async fn sockets(replica: &LimitedReplica) {
+pub async fn sockets(replica: &LimitedReplica, count: usize) {
     // A text frame of 60,000 bytes, and one of an accepted length; most of each.
     for length in [60_000_u64, 16_000] {
         let head = [&[0x81, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat();
         let said = [head, vec![b'x'; length as usize - 1_000]].concat();
-        stay(replica, open(replica, many(10_000, 1_000), said, true).await).await;
+        stay(replica, open(replica, count, said, true).await).await;
     }
 }
 
-pub async fn heads(replica: &LimitedReplica) {
+pub async fn heads(replica: &LimitedReplica, count: usize) {
     for length in [4_000, 60_000] {
         let said = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(length)).into_bytes();
-        stay(replica, open(replica, many(10_000, 1_000), said, false).await).await;
+        stay(replica, open(replica, count, said, false).await).await;
     }
 }
 
