@@ -2,7 +2,7 @@
 //!
 //! A page may take the database long. Therefore, one user's reads use only a fraction of the pool's connections, and
 //! wait for each other rather than making everybody wait; and all reads together leave some connections to pushes,
-//! however many users there are.
+//! however many users there are. Of the statements that take long, only a few run at the same time.
 
 use crate::protocol::UserKey;
 use std::collections::HashMap;
@@ -17,14 +17,24 @@ const LEAST: usize = 2;
 /// All reads together leave this fraction of the pool's connections to pushes.
 const FOR_PUSHES: usize = 4;
 
+/// Statements that take long have this fraction of the pool's connections. Each of them occupies a processor of the
+/// database for tenths of a second; the more run at the same time, the longer everybody's statements wait for one, and
+/// none of them ends earlier (docs/adr/0046-what-takes-long-runs-in-turns.md).
+const FOR_LONG: usize = 6;
+
 /// Limits the concurrent reads of all users on one pool.
 #[derive(Clone, Debug)]
-pub struct ReadLane(Arc<Semaphore>);
+pub struct ReadLane {
+    all: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+}
 
 impl ReadLane {
     /// Creates the lane of a pool with this many connections.
     pub fn new(pool_size: usize) -> ReadLane {
-        ReadLane(Arc::new(Semaphore::new(all_but_a_part(pool_size, FOR_PUSHES))))
+        let semaphore = |places| Arc::new(Semaphore::new(places));
+        let long = semaphore((pool_size / FOR_LONG).max(1));
+        ReadLane { all: semaphore(all_but_a_part(pool_size, FOR_PUSHES)), long }
     }
 }
 
@@ -51,6 +61,7 @@ pub struct ReadTurn {
     share: Option<Arc<Semaphore>>,
     permit: Option<OwnedSemaphorePermit>,
     of_all: Option<OwnedSemaphorePermit>,
+    long: Option<Arc<Semaphore>>,
 }
 
 impl ReadShares {
@@ -69,7 +80,7 @@ impl ReadShares {
             share
         });
         drop(users);
-        ReadTurn { shares: self.clone(), user, share: Some(share), permit: None, of_all: None }
+        ReadTurn { shares: self.clone(), user, share: Some(share), permit: None, of_all: None, long: None }
     }
 
     fn users(&self) -> MutexGuard<'_, HashMap<UserKey, Weak<Semaphore>>> {
@@ -96,7 +107,8 @@ impl ReadTurn {
     /// Then waits for the turn among all reads on the same pool. While holding it, a read must not wait for anything of
     /// its user's, such as memory: others would wait with it.
     pub async fn among_all(mut self, lane: &ReadLane) -> ReadTurn {
-        self.of_all = lane.0.clone().acquire_owned().await.ok();
+        self.of_all = lane.all.clone().acquire_owned().await.ok();
+        self.long = Some(lane.long.clone());
         self
     }
 
@@ -107,6 +119,21 @@ impl ReadTurn {
         let lane = turn.semaphore().clone();
         drop(turn);
         self.of_all = lane.acquire_owned().await.ok();
+    }
+
+    /// Waits until another statement that takes long may run, without keeping others from reading meanwhile. To be held
+    /// until it has ended.
+    pub async fn for_long(&mut self) -> Option<OwnedSemaphorePermit> {
+        let long = self.long.clone()?;
+        if let Ok(free) = long.clone().try_acquire_owned() {
+            return Some(free);
+        }
+        let lane = self.of_all.take().map(|turn| turn.semaphore().clone());
+        let permit = long.acquire_owned().await.ok();
+        if let Some(lane) = lane {
+            self.of_all = lane.acquire_owned().await.ok();
+        }
+        permit
     }
 }
 
@@ -158,6 +185,26 @@ mod tests {
     }
 
     #[test]
+    fn few_statements_run_that_take_long_and_whoever_waits_for_that_lets_others_read() {
+        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8));
+        let turn = |n: usize| shares.of(UserKey::of(&n.to_string())).wait(&lane).now_or_never();
+        let mut turns: Vec<_> = (0..6).map_while(turn).collect();
+        let (first, others) = turns.split_first_mut().unwrap();
+        let long = first.for_long().now_or_never().flatten();
+        assert!(long.is_some());
+        let mut waits = Box::pin(others[0].for_long());
+        assert!((&mut waits).now_or_never().is_none(), "one of eight connections");
+        let reads = turn(6);
+        assert!(reads.is_some(), "others read in its place");
+        drop(long);
+        assert!((&mut waits).now_or_never().is_none(), "its own place is taken");
+        drop(reads);
+        assert!(waits.now_or_never().flatten().is_some());
+        let at_once = |pool_size| ReadLane::new(pool_size).long.available_permits();
+        assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 1, 1, 1, 3]);
+    }
+
+    #[test]
     fn all_users_together_leave_connections_to_pushes() {
         let (shares, lane) = (ReadShares::new(8), ReadLane::new(8));
         let turn = |n: usize| shares.of(UserKey::of(&n.to_string())).wait(&lane).now_or_never();
@@ -166,7 +213,7 @@ mod tests {
         assert!(turn(6).is_none());
         turns.pop();
         assert!(turn(6).is_some());
-        let at_once = |pool_size| ReadLane::new(pool_size).0.available_permits();
+        let at_once = |pool_size| ReadLane::new(pool_size).all.available_permits();
         assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 2, 3, 6, 15]);
     }
 }

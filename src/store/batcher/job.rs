@@ -18,6 +18,10 @@ use uuid::Uuid;
 const MAX_SHARED_CHANGES: usize = 64;
 const MAX_SHARED_BYTES: usize = 64 << 10;
 
+/// Beyond either of these, a push takes the database so long that few such pushes run at the same time.
+const MAX_ALONE_CHANGES: usize = 2_000;
+const MAX_ALONE_BYTES: usize = 1 << 20;
+
 /// Initial and maximum pause before a push is retried whose log's head is locked.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
@@ -28,6 +32,8 @@ pub(super) enum Way {
     Shared,
     /// In a statement of its own, because it is large or some of it may be stored already.
     Alone,
+    /// In a statement of its own that takes long, because it is very large.
+    VeryLarge,
     /// In a statement of its own, because its log's head was locked a moment ago.
     Locked,
 }
@@ -60,7 +66,7 @@ impl Job {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (answer, answered) = oneshot::channel();
         let entry = Entry::new(log, push, ids);
-        let way = if entry.looks_first || !is_small(&entry) { Way::Alone } else { Way::Shared };
+        let way = way_of(&entry);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Job { id, entry, announcement, answer, answered: Some(answered), way, came: Instant::now(), pause: PAUSE.0 }
     }
@@ -94,7 +100,8 @@ impl Job {
     /// Marks a push some of whose changes are stored already.
     pub(super) fn looking_first(mut self) -> Job {
         self.entry.looks_first = true;
-        self.going(Way::Alone)
+        let way = way_of(&self.entry);
+        self.going(way)
     }
 
     /// Returns how long to leave its log alone now; longer each time.
@@ -129,6 +136,13 @@ impl Job {
     }
 }
 
-fn is_small(entry: &Entry) -> bool {
-    entry.push.changes.len() <= MAX_SHARED_CHANGES && entry.bytes() <= MAX_SHARED_BYTES
+fn way_of(entry: &Entry) -> Way {
+    let fits = |changes, bytes| entry.push.changes.len() <= changes && entry.bytes() <= bytes;
+    if !fits(MAX_ALONE_CHANGES, MAX_ALONE_BYTES) {
+        Way::VeryLarge
+    } else if entry.looks_first || !fits(MAX_SHARED_CHANGES, MAX_SHARED_BYTES) {
+        Way::Alone
+    } else {
+        Way::Shared
+    }
 }

@@ -20,6 +20,11 @@ const MAX_PUSHES: usize = 64;
 /// Maximum number of changes in one batch: about as many as take as long as a WAL flush.
 const MAX_CHANGES: usize = 256;
 
+/// Very large pushes have this fraction of the pool's connections. Each of them occupies a processor of the database for
+/// a second or so; the more run at the same time, the longer everybody's statements wait for one, and none of them ends
+/// earlier (docs/adr/0046-what-takes-long-runs-in-turns.md).
+const FOR_VERY_LARGE: usize = 6;
+
 /// All pushes together leave this fraction of the pool's connections to reads, if it has more than one: whatever blocks
 /// all writes, such as a lock or an unresponsive standby, blocks no reads.
 const FOR_READS: usize = 4;
@@ -36,6 +41,8 @@ pub(super) struct FairQueue {
     ready_pushes: usize,
     /// Logs whose next push gets a statement of its own; they have half of the pool.
     alone: Lane,
+    /// Logs whose next push is very large.
+    very_large: Lane,
     /// Logs whose head was locked a moment ago; they have a quarter of the pool. They never hold up pushes that are
     /// merely large, or sent again.
     locked: Lane,
@@ -82,6 +89,7 @@ impl FairQueue {
             ready: RoundRobin::default(),
             ready_pushes: 0,
             alone: lane(pool_size / 2),
+            very_large: lane(pool_size / FOR_VERY_LARGE),
             locked: lane(pool_size / 4),
             waiting: Waiting::new(waiting),
             batches: 0,
@@ -125,6 +133,7 @@ impl FairQueue {
             match state {
                 LogState::Ready(Way::Shared) => drop(self.ready.remove(user, id)),
                 LogState::Ready(Way::Alone) => self.alone.remove(user, id),
+                LogState::Ready(Way::VeryLarge) => self.very_large.remove(user, id),
                 LogState::Ready(Way::Locked) => self.locked.remove(user, id),
                 // Released once the current statement has ended.
                 LogState::Busy => return Some(job),
@@ -146,6 +155,7 @@ impl FairQueue {
                 self.ready.push(log.user, id);
             }
             Way::Alone => self.alone.push(log.user, id),
+            Way::VeryLarge => self.very_large.push(log.user, id),
             Way::Locked => self.locked.push(log.user, id),
         }
     }
@@ -185,6 +195,7 @@ impl FairQueue {
         self.running -= 1;
         match way {
             Way::Locked => self.locked.ended(user),
+            Way::VeryLarge => self.very_large.ended(user),
             Way::Alone | Way::Shared => self.alone.ended(user),
         }
     }
@@ -262,10 +273,10 @@ impl FairQueue {
     /// released.
     pub(super) fn next_alone(&mut self) -> Option<Job> {
         while self.running < self.most_for_alone {
-            let (id, way) = match self.alone.next() {
-                Some(id) => (id, Way::Alone),
-                None => (self.locked.next()?, Way::Locked),
-            };
+            let lanes =
+                [(&mut self.alone, Way::Alone), (&mut self.very_large, Way::VeryLarge), (&mut self.locked, Way::Locked)];
+            let next = lanes.into_iter().find_map(|(lane, way)| lane.next().map(|id| (id, way)));
+            let (id, way) = next?;
             // A log is in a lane only while a push for it is waiting.
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.state = LogState::Busy;

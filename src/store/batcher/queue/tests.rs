@@ -50,6 +50,7 @@ fn assert_empty(queue: &FairQueue) {
         queue.waiting.of_users.is_empty()
             && queue.ready.is_empty()
             && queue.alone.is_empty()
+            && queue.very_large.is_empty()
             && queue.locked.is_empty()
     );
 }
@@ -128,6 +129,20 @@ fn what_goes_alone_has_half_of_the_pool_and_one_user_two_places() {
     assert_eq!(queue.next_alone().unwrap().entry.log.user, UserKey::of("x"), "who has had no turn yet comes first");
     queue.alone_ended(Way::Alone, UserKey::of("v"));
     assert_eq!(queue.next_alone().unwrap().entry.log.user, UserKey::of("u"));
+}
+
+#[test]
+fn few_very_large_pushes_run_at_once_and_keep_none_that_are_merely_large() {
+    let mut queue = queue_for(20);
+    (0..9).for_each(|user| drop(queue.push(job(&format!("very-large-{user}"), 2_001))));
+    let running: Vec<_> = std::iter::from_fn(|| queue.next_alone()).map(|job| job.way()).collect();
+    assert_eq!(running, [Way::VeryLarge; 3]);
+    queue.push(job("large", MAX_CHANGES + 1));
+    assert_eq!(queue.next_alone().map(|job| job.way()), Some(Way::Alone));
+    queue.push(job("sent again", 2_001).looking_first());
+    assert!(queue.next_alone().is_none(), "what is sent again is as large");
+    queue.alone_ended(Way::VeryLarge, UserKey::of("very-large-0"));
+    assert_eq!(queue.next_alone().map(|job| job.entry.log.user), Some(UserKey::of("very-large-3")), "in turn");
 }
 
 #[test]
