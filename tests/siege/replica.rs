@@ -70,6 +70,8 @@ impl LimitedReplica {
             .enable_all()
             .build()
             .unwrap();
+        // A thread has its name once it runs.
+        measured.spawn(async {}).await.unwrap();
         if is_long() {
             // Once the replica runs, which would inherit it.
             lower_the_attackers_priority();
@@ -203,7 +205,7 @@ impl Others {
                     let took = asked.elapsed();
                     let mut seen = seen.lock().await;
                     match answer {
-                        Ok(answer) if answer.status() == 200 => seen.pushes.push(took),
+                        Ok(answer) if answer.status() == 200 => seen.pushes.push(took)
                         Ok(answer) => {
                             let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
                             seen.refused.push(format!("a push: {status} {text}"));
@@ -225,7 +227,7 @@ impl Others {
                 let took = asked.elapsed();
                 let mut seen = noted.lock().await;
                 match answer {
-                    Ok(answer) if answer.status() == 200 => seen.live.push(took),
+                    Ok(answer) if answer.status() == 200 => seen.live.push(took)
                     Ok(answer) => seen.refused.push(format!("a probe: {}", answer.status())),
                     Err(error) => seen.refused.push(format!("a probe: {error:?}")),
                 }
