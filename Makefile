@@ -72,7 +72,7 @@ chaos: bootstrap-tests ## Break a cluster by seeded schedules; SEEDS=200, MINUTE
 	CHAOS_SEEDS=$(SEEDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) \
 		$(CARGO) test --test chaos -- --nocapture --include-ignored $(root_only) $(ARGS)
 
-siege: bootstrap-tests ## Every known attack on a replica under a memory limit, in full (needs an idle machine)
+siege: bootstrap-tests ## Every known attack on a replica under a memory limit, in full (needs an idle machine); SIEGE_ATTACK=part of a name
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --release --workspace --test siege --no-run
 	ulimit -n $$(ulimit -Hn) && SIEGE=long $(TARGET)/debug/mana-dev with-postgres -- \

@@ -19,7 +19,7 @@ const FOR_PUSHES: usize = 4;
 
 /// Statements that take long have this fraction of the pool's connections. Each of them occupies a processor of the
 /// database for tenths of a second; the more run at the same time, the longer everybody's statements wait for one, and
-/// none of them ends earlier (docs/adr/0046-what-takes-long-runs-in-turns.md).
+/// none of them ends earlier (docs/adr/0045-what-takes-long-runs-in-turns.md).
 const FOR_LONG: usize = 6;
 
 /// Limits the concurrent reads of all users on one pool.

@@ -9,7 +9,8 @@
 //! operators: questions about what users stored    turns: clients that leave no turn to others
 //! ```
 //! By default a short form runs, which checks the replica's memory, answers and survival. `make siege` runs all of it
-//! (`SIEGE=long`), and also checks its times: for a machine that does nothing else.
+//! (`SIEGE=long`), and also checks its times: for a machine that does nothing else. `SIEGE_ATTACK` limits both to the
+//! attacks whose names contain it.
 
 #[path = "../support/mod.rs"]
 mod support;

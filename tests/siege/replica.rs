@@ -205,7 +205,7 @@ impl Others {
                     let took = asked.elapsed();
                     let mut seen = seen.lock().await;
                     match answer {
-                        Ok(answer) if answer.status() == 200 => seen.pushes.push(took)
+                        Ok(answer) if answer.status() == 200 => seen.pushes.push(took),
                         Ok(answer) => {
                             let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
                             seen.refused.push(format!("a push: {status} {text}"));
@@ -227,7 +227,7 @@ impl Others {
                 let took = asked.elapsed();
                 let mut seen = noted.lock().await;
                 match answer {
-                    Ok(answer) if answer.status() == 200 => seen.live.push(took)
+                    Ok(answer) if answer.status() == 200 => seen.live.push(took),
                     Ok(answer) => seen.refused.push(format!("a probe: {}", answer.status())),
                     Err(error) => seen.refused.push(format!("a probe: {error:?}")),
                 }

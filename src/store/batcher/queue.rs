@@ -22,7 +22,7 @@ const MAX_CHANGES: usize = 256;
 
 /// Very large pushes have this fraction of the pool's connections. Each of them occupies a processor of the database for
 /// a second or so; the more run at the same time, the longer everybody's statements wait for one, and none of them ends
-/// earlier (docs/adr/0046-what-takes-long-runs-in-turns.md).
+/// earlier (docs/adr/0045-what-takes-long-runs-in-turns.md).
 const FOR_VERY_LARGE: usize = 6;
 
 /// All pushes together leave this fraction of the pool's connections to reads, if it has more than one: whatever blocks
@@ -273,8 +273,11 @@ impl FairQueue {
     /// released.
     pub(super) fn next_alone(&mut self) -> Option<Job> {
         while self.running < self.most_for_alone {
-            let lanes =
-                [(&mut self.alone, Way::Alone), (&mut self.very_large, Way::VeryLarge), (&mut self.locked, Way::Locked)];
+            let lanes = [
+                (&mut self.alone, Way::Alone),
+                (&mut self.very_large, Way::VeryLarge),
+                (&mut self.locked, Way::Locked),
+            ];
             let next = lanes.into_iter().find_map(|(lane, way)| lane.next().map(|id| (id, way)));
             let (id, way) = next?;
             // A log is in a lane only while a push for it is waiting.
