@@ -13,6 +13,9 @@ const FREE: usize = 4 << 10;
 pub(super) const MAX_UNAUTHENTICATED_MESSAGE: usize = 16 << 10;
 /// Size of a WebSocket's buffer, as a multiple of the message that it has grown for.
 const BUFFERED: usize = 2;
+/// Bytes up to which a head leaves only a small buffer behind. HTTP doubles its buffer until a head fits, and keeps it for
+/// as long as 8 KiB of it are unused, whatever it is used for later.
+const LEAVES_NO_BUFFER: usize = 16 << 10;
 /// Bytes that frame headers and the start of the next message may add to a message's count.
 const MESSAGE_SLACK: usize = 4 << 10;
 
@@ -59,8 +62,10 @@ pub(super) struct State {
     pub(super) budget: Budget,
     pub(super) reservation: Option<Reservation>,
     pub(super) overrun: Option<Overrun>,
-    /// Bytes to which the WebSocket's buffer has grown, if it has. It does not shrink, so they stay reserved.
+    /// Bytes to which the connection's buffer has grown, if it has. It does not shrink, so they stay reserved.
     pub(super) grown: usize,
+    /// Bytes read for the head of the request that is being answered, with what came along.
+    head: usize,
     /// True if there was nothing to read since the last request began.
     pub(super) has_paused: bool,
 }
@@ -93,6 +98,7 @@ impl Meter {
             reservation: None,
             overrun: None,
             grown: 0,
+            head: 0,
             has_paused: true,
         }))
     }
@@ -114,7 +120,7 @@ impl Meter {
     pub(super) fn begin_request(&self) -> bool {
         let mut state = self.state();
         state.stage = Stage::Unmetered;
-        state.unfinished = 0;
+        state.head = std::mem::take(&mut state.unfinished);
         !std::mem::take(&mut state.has_paused)
     }
 
@@ -133,19 +139,30 @@ impl Meter {
         Ok(())
     }
 
-    /// Marks the request as answered: the next bytes are another head.
-    pub(super) fn end_request(&self) {
+    /// Marks the request as answered: the next bytes are another head. Returns true if its head was so long that the
+    /// connection keeps a large buffer, which stays reserved.
+    pub(super) fn end_request(&self) -> bool {
         let mut state = self.state();
         // A connection that became a WebSocket stays one.
-        if state.stage == Stage::Unmetered && state.overrun.is_none() {
-            state.stage = Stage::Head;
-            state.finish();
+        if state.stage != Stage::Unmetered || state.overrun.is_some() {
+            return false;
         }
+        state.stage = Stage::Head;
+        state.unfinished = 0;
+        let is_long = state.head > LEAVES_NO_BUFFER;
+        if is_long {
+            state.grown = state.reserved();
+        }
+        if state.grown == 0 {
+            state.reservation = None;
+        }
+        is_long
     }
 
-    /// Marks the connection as a WebSocket.
+    /// Marks the connection as a WebSocket, which has another buffer.
     pub(super) fn begin_messages(&self) {
         self.enter(Stage::UnauthenticatedMessage);
+        self.state().grown = 0;
     }
 
     /// Marks the WebSocket as authenticated: its messages count against this user's share.

@@ -223,8 +223,8 @@ impl Server {
                         // rather than before, so that whoever is not refused does not wait.
                         turns.next().await;
                     }
-                    connection.meter().end_request();
-                    answered
+                    // Its client had to send much in order to make it keep a large buffer; a new one costs less.
+                    if connection.meter().end_request() { answered.map(headers::close) } else { answered }
                 })
             });
             let serving = http1::Builder::new()

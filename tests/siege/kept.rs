@@ -1,8 +1,10 @@
 //! Connections keep little of what was sent on them, and what they keep is counted.
 
 use crate::replica::{LimitedReplica, many};
+use crate::support::User;
 use crate::support::live::{CLOSE, Raw, TEXT};
 use futures_util::stream::{self, StreamExt};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What operators plan for a connection, and half as much again for the allocator (docs/operations.md).
 const PLANNED: u64 = 17 << 10;
@@ -11,6 +13,11 @@ const NOISE: u64 = 8 << 20;
 /// Length of what is sent, and of what is not finished.
 const LONG: usize = 192 << 10;
 const UNFINISHED: usize = 60_000;
+/// Lengths that fill two thirds of 64 and of 32 KiB.
+const LARGE: usize = 43_000;
+const SMALL: usize = 21_000;
+/// Streams of one user, fewer than it may have.
+const STREAMS_OF_A_USER: usize = 100;
 
 /// A push without a token.
 fn refused_body() -> Vec<u8> {
@@ -19,7 +26,11 @@ fn refused_body() -> Vec<u8> {
 }
 
 fn head() -> Vec<u8> {
-    format!("GET /sync/todo/pull HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(UNFINISHED)).into_bytes()
+    head_of(UNFINISHED)
+}
+
+fn head_of(length: usize) -> Vec<u8> {
+    format!("GET /sync/todo/pull HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(length)).into_bytes()
 }
 
 /// Sends requests, and reads the answer to the first one.
@@ -28,6 +39,16 @@ async fn ask(replica: &LimitedReplica, requests: &[u8]) -> Option<Raw> {
     raw.write(requests).await;
     // A 503 if there is no memory for it.
     raw.head().await.starts_with("HTTP/1.1 401 ").then_some(raw)
+}
+
+/// A stream whose head has this length.
+async fn open_stream(replica: &LimitedReplica, user: &User, length: usize) -> Option<Raw> {
+    let mut raw = Raw::connect(replica.url()).await;
+    let (token, long) = (&user.token, "x".repeat(length));
+    let head =
+        format!("GET /sync/todo/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nX-Long: {long}\r\n\r\n");
+    raw.write(head.as_bytes()).await;
+    raw.head().await.starts_with("HTTP/1.1 200 ").then_some(raw)
 }
 
 /// A socket that is closed for its token, in the middle of another message.
@@ -62,13 +83,29 @@ async fn check(replica: &LimitedReplica, what: &str, open: impl AsyncFn() -> Opt
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_keep_no_more_than_is_planned_or_counted() {
-    let (body, long) = (refused_body(), [head(), b"\r\n\r\n".to_vec()].concat());
+    let complete = |length| [head_of(length), b"\r\n\r\n".to_vec()].concat();
+    let (body, long) = (refused_body(), complete(UNFINISHED));
+    // HTTP's buffer doubles until a head fits, and what it keeps depends on how much of it is left then.
+    let (large, small) = (complete(LARGE), complete(SMALL));
     let followed = [refused_body(), head()].concat();
-    for (what, requests) in [("refused bodies", &body), ("... and unfinished heads", &followed), ("long heads", &long)]
-    {
+    for (what, requests) in [
+        ("refused bodies", &body),
+        ("... and unfinished heads", &followed),
+        ("long heads", &long),
+        ("heads that fill two thirds of a buffer", &large),
+        ("heads that fill two thirds of a smaller one", &small),
+    ] {
         let replica = LimitedReplica::start(&[]).await;
         check(&replica, what, async || ask(&replica, requests).await).await;
     }
+    let replica = LimitedReplica::start(&[]).await;
+    let users: Vec<_> = (0..many(5_000, 1_000) / STREAMS_OF_A_USER).map(|_| replica.cluster.user()).collect();
+    let opened = AtomicUsize::new(0);
+    let open = async || {
+        let user = &users[opened.fetch_add(1, Ordering::Relaxed) % users.len()];
+        open_stream(&replica, user, LARGE).await
+    };
+    check(&replica, "streams with such heads", open).await;
     let replica = LimitedReplica::start(&[]).await;
     check(&replica, "closed sockets", async || closed(&replica).await).await;
 }
