@@ -27,10 +27,12 @@ use tokio_util::sync::CancellationToken;
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time limit for sending the echo: longer than [`NOTIFY`] waits for its lock.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
-/// Checks whether the database is still executing LISTEN for a connection with our name.
+/// Checks whether the database is still executing LISTEN for a connection with our name. If it does not show what sessions
+/// do (`track_activities`), which the one that asks sees by itself, it is believed to.
 const IS_LISTENING: &str =
     "select exists (select from pg_stat_activity where application_name = current_setting('application_name')
-    and pid <> pg_backend_pid() and state = 'active' and query like 'listen %')";
+                    and pid <> pg_backend_pid() and state = 'active' and query like 'listen %')
+         or not exists (select from pg_stat_activity where pid = pg_backend_pid() and state = 'active')";
 /// Pauses between attempts to connect: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
