@@ -37,10 +37,10 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     state.limits.pull(identity.user)?;
-    let apps = read_apps(&query(&uri, "apps").ok_or(ApiError::MissingParameter("apps"))?)?;
+    let apps = read_apps(&query(&uri, "apps")?.ok_or(ApiError::MissingParameter("apps"))?)?;
     let position = |text: &str| StreamPosition::parse(text);
     let last_event = last_event_id(&headers)?.map(position).transpose()?;
-    let since = query(&uri, "since").as_deref().map(position).transpose()?;
+    let since = query(&uri, "since")?.as_deref().map(position).transpose()?;
     // The id that a client resumes from does not contain apps that are new to its list.
     let only = apps.len() == 1;
     let of = |position: &StreamPosition, app: &str| match position {

@@ -61,6 +61,9 @@ pub enum ApiError {
     /// The cursor cannot be read.
     #[error("since {0}")]
     Since(#[from] CursorError),
+    /// A query parameter is not UTF-8.
+    #[error("the parameter {0} must be UTF-8, percent-encoded")]
+    Parameter(&'static str),
     /// A header is not plain text.
     #[error("the header {0} must be plain text")]
     Header(&'static str),
@@ -163,6 +166,7 @@ impl ApiError {
             | ApiError::TooManyCollections(_)
             | ApiError::TooManyApps { .. }
             | ApiError::Since(_)
+            | ApiError::Parameter(_)
             | ApiError::Header(_)
             | ApiError::ClientHeader
             | ApiError::BodyBroken => (StatusCode::BAD_REQUEST, "bad_request"),

@@ -13,6 +13,7 @@ use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING};
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
+use std::str::Utf8Error;
 use std::sync::Arc;
 
 /// A caller with a valid token and active sync, and the log of the app in the path.
@@ -141,9 +142,26 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Returns the first value of a query parameter; none if it is missing or empty.
-pub(super) fn query<'a>(uri: &'a axum::http::Uri, name: &str) -> Option<Cow<'a, str>> {
-    let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
-    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_empty())
+///
+/// # Errors
+/// It is not UTF-8.
+pub(super) fn query<'a>(uri: &'a axum::http::Uri, name: &'static str) -> Result<Option<Cow<'a, str>>, ApiError> {
+    for pair in uri.query().unwrap_or_default().split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if read_component(key).is_ok_and(|key| key == name) {
+            let value = read_component(value).map_err(|_| ApiError::Parameter(name))?;
+            return Ok(Some(value).filter(|value| !value.is_empty()));
+        }
+    }
+    Ok(None)
+}
+
+/// Decodes a name or a value as forms encode them.
+fn read_component(text: &str) -> Result<Cow<'_, str>, Utf8Error> {
+    let Some(spaces) = text.contains('+').then(|| text.replace('+', " ")) else {
+        return percent_decode_str(text).decode_utf8();
+    };
+    percent_decode_str(&spaces).decode_utf8().map(|text| Cow::Owned(text.into_owned()))
 }
 
 #[cfg(test)]

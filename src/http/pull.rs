@@ -20,8 +20,8 @@ pub(super) async fn pull(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     state.limits.pull(caller.log.user)?;
-    let table = query(&uri, "collection").ok_or(ApiError::MissingParameter("collection"))?;
-    let since = query(&uri, "since").ok_or(ApiError::MissingParameter("since"))?;
+    let table = query(&uri, "collection")?.ok_or(ApiError::MissingParameter("collection"))?;
+    let since = query(&uri, "since")?.ok_or(ApiError::MissingParameter("since"))?;
     check_name(&table, MAX_TABLE).map_err(|problem| ApiError::Name { name: "collection", problem })?;
     let since = Cursor::parse(&since)?;
     let tables = [table.into_owned()];

@@ -214,7 +214,7 @@ impl Server {
                         Ok(client) => {
                             let _until_answered = client.clone();
                             client.map(|client| request.extensions_mut().insert(client));
-                            router.oneshot(request).await
+                            router.oneshot(request).await.map(headers::allow_options)
                         }
                         Err(error) => Ok(headers::protect(error.into_response())),
                     };

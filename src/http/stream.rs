@@ -29,7 +29,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     state.limits.pull(caller.log.user)?;
-    let since = match (last_event_id(&headers)?, query(&uri, "since")) {
+    let since = match (last_event_id(&headers)?, query(&uri, "since")?) {
         (Some(id), _) => Cursor::parse(id)?,
         (None, Some(since)) => Cursor::parse(&since)?,
         (None, None) => Cursor::BEGINNING,
@@ -65,7 +65,7 @@ pub(super) fn answer(session: StreamSession, client: Option<Extension<ClientPlac
 
 /// Returns the requested tables; `None` means all.
 fn tables(uri: &Uri) -> Result<Option<Vec<String>>, ApiError> {
-    let Some(list) = query(uri, "collections") else { return Ok(None) };
+    let Some(list) = query(uri, "collections")? else { return Ok(None) };
     let names: BTreeSet<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     if names.len() > MAX_COLLECTIONS {
         return Err(ApiError::TooManyCollections(MAX_COLLECTIONS));
