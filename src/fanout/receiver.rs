@@ -200,6 +200,7 @@ impl Receiver {
 mod tests {
     use super::*;
     use crate::fanout::channel_key::tests::keys;
+    use crate::fanout::rate::{RateLimiter, ReplicaCount};
     use crate::fanout::reconciler::ReconcilerTask;
     use crate::fanout::testing::fanout_config;
     use crate::fanout::wakeup::tests::wakeup;
@@ -261,6 +262,22 @@ mod tests {
         }
         assert_eq!((metrics.notifications_repeated.get(), metrics.notifications_unverified.get()), (4, 0));
         assert_eq!((metrics.wakeups_received.get(), receiver.received.wakeups()), (4, 2));
+    }
+
+    /// What is repeated could be sent so often that no replica gets its turn.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_received_again_takes_nothing_from_the_budget() {
+        let (receiver, _tasks) = replica("a");
+        let wakeup = stored_before(&receiver, UserKey::of("u"), Duration::from_secs(1));
+        let payload = crate::fanout::codec::encode(&receiver.keys, None, [&wakeup]).remove(0);
+        // Each takes a hundredth of a second.
+        let mut rate = RateLimiter::new(receiver.received.clone(), ReplicaCount::default(), 100);
+        let begun = Instant::now();
+        rate.begin(begun);
+        (0..1_000).for_each(|_| receiver.receive(&payload));
+        rate.end(begun, 1);
+        rate.wait().await;
+        assert_eq!(begun.elapsed().as_millis(), 10);
     }
 
     #[test]

@@ -32,16 +32,10 @@ const AT_HOME: &str = "
 select set_config('search_path', quote_ident(n.nspname) || ', ' || current_setting('search_path'), false)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.oid = to_regclass('sync_heads') and n.nspname is distinct from current_schema()";
-/// PostgreSQL refuses to put a partitioned table into the database's own tablespace if that is named, although it would
-/// be there anyway.
-const IN_ANY_TABLESPACE: &str = "
-select set_config('default_tablespace', '', false) from pg_database d join pg_tablespace t on t.oid = d.dattablespace
-where d.datname = current_database() and t.spcname = current_setting('default_tablespace')";
 
 async fn connect_with(direct_url: &Secret, limit: Duration, name: &str) -> Result<Session, SchemaError> {
     let connector = Connector::new(direct_url, name)?;
     let session = timeout(limit, connector.open()).await??;
-    let begin = [ORDERLY, AT_HOME, IN_ANY_TABLESPACE].join(";");
-    timeout(limit, session.batch_execute(&begin)).await??;
+    timeout(limit, session.batch_execute(&format!("{ORDERLY}; {AT_HOME}"))).await??;
     Ok(session)
 }
