@@ -157,7 +157,7 @@ impl SigningKey {
 
     /// The same with any header, for tokens that must be refused.
     pub fn mint_with(&self, header: &Value, claims: &Value) -> String {
-        self.sign_texts(&header.to_string(), &claims.to_string())
+        self.sign_texts(header.to_string(), claims.to_string())
     }
 
     /// The same with any texts, which need not even be JSON.
