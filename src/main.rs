@@ -13,7 +13,7 @@ use mana_sync::commands::{self, CommandError};
 use mana_sync::config::{self, Config, DatabaseConfig, Secret};
 use mana_sync::output::{Output, complain};
 use mana_sync::telemetry::{self, Telemetry};
-use mana_sync::{admin, store};
+use mana_sync::{admin, db, store};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -259,6 +259,9 @@ fn report(error: &dyn std::error::Error) {
     let mut cause = error.source();
     while let Some(error) = cause {
         complain(format_args!("  because: {error}"));
+        if let Some(advice) = error.downcast_ref().and_then(db::error::advice) {
+            complain(format_args!("  because: {advice}"));
+        }
         cause = error.source();
     }
 }

@@ -8,7 +8,7 @@ use crate::fanout::listener::{Listener, ListenerStatus, OtherChannels};
 use crate::fanout::reconciler::ReconcilerTask;
 use crate::fanout::{
     ChannelKeys, Dependencies, NotificationCounter, Presence, Publisher, PublisherConfig, PublisherConnector, Receiver,
-    Reconciler,
+    Reconciler, Repeats,
 };
 use crate::hub::Hub;
 use crate::session::rebalance::Rebalancer;
@@ -48,13 +48,14 @@ impl Fanout {
         let keys = ChannelKeys::new(&config.fanout, &config.billing.mana_service_key);
         let presence = Presence::new(&config.fanout, &config.replica_name(), metrics.clone(), clock.clone(), draining);
         let publisher = Publisher::new(&config.fanout, metrics.clone());
+        let received = NotificationCounter::default();
         Fanout {
-            publisher: publisher.with_commits(&config.fanout, keys.clone(), &presence, clock.clone()),
+            publisher: publisher.with_commits(&config.fanout, keys.clone(), &presence, received.clone(), clock.clone()),
             reconciler,
             listener_status: ListenerStatus::default(),
             presence,
             reconciling,
-            received: NotificationCounter::default(),
+            received,
             keys,
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -84,6 +85,7 @@ impl Fanout {
                 received: self.received.clone(),
                 keys: self.keys.clone(),
                 presence: self.presence.clone(),
+                repeats: Repeats::default(),
                 unreadable: Throttle::default(),
                 metrics: self.metrics.clone(),
                 clock: self.clock,

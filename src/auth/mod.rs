@@ -116,6 +116,9 @@ struct Claims {
     sub: String,
     exp: f64,
     nbf: Option<f64>,
+    /// Any JSON value, unless it has to be a certain one.
+    #[serde(default)]
+    iss: serde_json::Value,
     /// Any JSON value: an operator can only refuse a text, and any other type is no reason to reject the token.
     #[serde(default)]
     jti: serde_json::Value,
@@ -224,6 +227,10 @@ impl Authenticator {
                 self.keys.request_refresh();
             }
         })?;
+        // A list that has ours in it has passed so far, but only the audience may be one (RFC 7519, section 4.1).
+        if self.validation.iss.is_some() && !claims.iss.is_string() {
+            return Err(AuthError::Invalid(TokenProblem::Issuer));
+        }
         Ok((found.generation, identity(claims, self.clock.now())?))
     }
 

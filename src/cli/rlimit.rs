@@ -18,7 +18,7 @@ pub(super) fn raise(connections: u32, pool: u32) {
     let needed = u64::from(connections) + u64::from(pool) + OTHERS;
     match raised {
         Ok(limit) if limit < needed => {
-            tracing::info!(limit, needed, "the limit of open files (nofile) is too low for MAX_CONNECTIONS: raise it");
+            tracing::warn!(limit, needed, "the limit of open files (nofile) is too low for MAX_CONNECTIONS: raise it");
         }
         Ok(_) => {}
         Err(error) => {

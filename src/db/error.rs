@@ -154,13 +154,7 @@ impl DbError {
                 "the pooler in front of the database shares its connections between statements: its pool_mode must be transaction or session"
                     .to_owned()
             }
-            (_, Some("25P04")) => {
-                "transaction_timeout is too short, for the server, the database or the role: set it to 0 for the role of DATABASE_URL"
-                    .to_owned()
-            }
-            (_, Some("53400")) => {
-                "temp_file_limit is too low for a statement, for the server, the database or the role of DATABASE_URL".to_owned()
-            }
+            (_, Some(code @ ("25P04" | "53400"))) => advice_on(code).unwrap_or_default().to_owned(),
             (_, Some("42P01" | "3F000")) => "tables are missing: run `mana-sync migrate`".to_owned(),
             (DbError::Statement(error), Some("42501")) if is_about_files(error) => FILES.to_owned(),
             (_, Some("42501")) => "the role of DATABASE_URL lacks rights: deploy/grants.sql has them".to_owned(),
@@ -213,6 +207,23 @@ impl DbError {
             Some(error) => error.code().code() == "26000",
             None => false,
         }
+    }
+}
+
+/// Returns what an operator can do about an error of PostgreSQL's, if a setting of theirs is the cause.
+pub fn advice(error: &tokio_postgres::Error) -> Option<&'static str> {
+    advice_on(sqlstate(error)?)
+}
+
+fn advice_on(code: &str) -> Option<&'static str> {
+    match code {
+        "25P04" => Some(
+            "transaction_timeout is too short, for the server, the database or the role: set it to 0 for the role of DATABASE_URL",
+        ),
+        "53400" => {
+            Some("temp_file_limit is too low for a statement, for the server, the database or the role of DATABASE_URL")
+        }
+        _ => None,
     }
 }
 

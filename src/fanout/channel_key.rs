@@ -13,6 +13,8 @@ use axum::http::HeaderValue;
 
 /// Length of a signature in bytes: a truncated HMAC-SHA-256.
 pub(super) const MAC_BYTES: usize = 12;
+/// A signature.
+pub(super) type Signature = [u8; MAC_BYTES];
 /// Length of a one-time key in bytes.
 pub(super) const KEY_BYTES: usize = 32;
 /// Prefix of the text that one-time keys are derived from, before the nonce. No notification begins like this, so no
@@ -36,7 +38,7 @@ impl ChannelKeys {
         ChannelKeys { signing, others: given.map(derive).collect() }
     }
 
-    pub(super) fn sign(&self, text: &str) -> [u8; MAC_BYTES] {
+    pub(super) fn sign(&self, text: &str) -> Signature {
         mac(&self.signing, text)
     }
 
@@ -77,7 +79,7 @@ fn one_time(key: &Key, nonce: &str) -> [u8; KEY_BYTES] {
     made
 }
 
-fn mac(key: &Key, text: &str) -> [u8; MAC_BYTES] {
+fn mac(key: &Key, text: &str) -> Signature {
     let tag = hmac::sign(key, text.as_bytes());
     let mut mac = [0; MAC_BYTES];
     mac.copy_from_slice(&tag.as_ref()[..MAC_BYTES]);

@@ -9,7 +9,7 @@
 //! between are JSON; members that a reader does not know are ignored. The signature covers everything after it
 //! ([`ChannelKeys`]).
 
-use super::channel_key::{ChannelKeys, MAC_BYTES};
+use super::channel_key::{ChannelKeys, MAC_BYTES, Signature};
 use super::wakeup::{MAX_PUSHES, Wakeup};
 use crate::protocol::UserKey;
 use crate::telemetry::traces::PushSpan;
@@ -17,6 +17,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -192,9 +193,21 @@ impl<'a> Payload<'a> {
 
     /// True if it is signed by a replica.
     pub fn is_signed(&self, keys: &ChannelKeys) -> bool {
+        self.verified(keys).is_some()
+    }
+
+    /// Returns its signature if that is a replica's.
+    pub(super) fn verified(&self, keys: &ChannelKeys) -> Option<Signature> {
         let mut signature = [0; MAC_BYTES];
         let decoded = URL_SAFE_NO_PAD.decode_slice(self.signature, &mut signature);
-        decoded == Ok(MAC_BYTES) && keys.verify(self.signed, &signature)
+        (decoded == Ok(MAC_BYTES) && keys.verify(self.signed, &signature)).then_some(signature)
+    }
+
+    /// Returns when about the first of what it announces was stored, since 1970; none if it announces nothing, or
+    /// nothing that can be read.
+    pub(super) fn date(&self) -> Option<Duration> {
+        let entry = self.entries().next()?.ok()?;
+        date_of(entry.read().ok()?.last())
     }
 
     /// Returns the replica's own message, if there is one.
@@ -250,6 +263,11 @@ pub(super) fn read_body(user: UserKey, body: &str) -> Result<Wakeup, PayloadErro
     let OwnedBody { a, c, t, r, p } = serde_json::from_str(body).map_err(PayloadError::Json)?;
     let pushes = p.iter().take(MAX_PUSHES).filter_map(|push| PushSpan::parse(push)).collect();
     Ok(Wakeup { user, app: a, client: c, tables: t.map(Into::into), ranges: r, pushes })
+}
+
+/// Returns the time of a position, since 1970.
+pub(super) fn date_of(position: i64) -> Option<Duration> {
+    Some(Duration::from_micros(u64::try_from(position).ok().filter(|position| *position > 0)?))
 }
 
 /// Splits a user's key from what follows it.

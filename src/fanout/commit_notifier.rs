@@ -9,7 +9,7 @@
 
 use super::channel_key::ChannelKeys;
 use super::commit_payload;
-use super::rate::ReplicaCount;
+use super::rate::{NotificationCounter, ReplicaCount};
 use super::wakeup::Wakeup;
 use crate::clock::Clock;
 use crate::config::FanoutConfig;
@@ -41,6 +41,7 @@ pub(super) struct CommitNotifier {
     replicas: ReplicaCount,
     limits: Limits,
     /// Counts the stores of all replicas that are heard of.
+    received: NotificationCounter,
     metrics: Arc<Metrics>,
     clock: Clock,
     load: Mutex<Load>,
@@ -80,7 +81,7 @@ impl CommitNotifier {
     pub(super) fn new(
         config: &FanoutConfig,
         keys: ChannelKeys,
-        replicas: ReplicaCount,
+        (received, replicas): (NotificationCounter, ReplicaCount),
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Option<CommitNotifier> {
@@ -90,12 +91,12 @@ impl CommitNotifier {
         };
         // Without a publisher nothing is to be published.
         let is_on = config.commit_notify_rate > 0 && config.publish_queue > 0;
-        is_on.then(|| CommitNotifier { keys, replicas, limits, metrics, clock, load: Mutex::default() })
+        is_on.then(|| CommitNotifier { keys, replicas, limits, received, metrics, clock, load: Mutex::default() })
     }
 
     /// Returns the notification for a push's transaction to send, if it should send one.
     pub(super) fn offer(&self, wakeup: &Wakeup, now: Instant) -> Option<CommitNotice> {
-        let received = self.metrics.wakeups_received.get();
+        let received = self.received.wakeups();
         let is_quiet = self.load().is_quiet(now, received, self.replicas.get(), self.limits);
         is_quiet.then(|| commit_payload::compose(&self.keys, self.clock.random_u128(), wakeup))
     }

@@ -11,11 +11,12 @@
 //! The signature is the first 12 bytes of the SHA-256 of key and text. The rest of the hash stays unknown, so nobody
 //! can extend a signed text.
 
-use super::channel_key::{ChannelKeys, MAC_BYTES};
+use super::channel_key::{ChannelKeys, MAC_BYTES, Signature};
 use super::codec::{self, CHANNEL, PayloadError};
 use super::wakeup::Wakeup;
 use crate::protocol::UserKey;
 use crate::store::CommitNotice;
+use std::time::Duration;
 
 /// The prefix of these payloads.
 const FORM: &str = "m3";
@@ -60,6 +61,11 @@ impl<'a> CommitPayload<'a> {
 
     /// True if it was signed with a key derived by a replica.
     pub fn is_signed(&self, keys: &ChannelKeys) -> bool {
+        self.verified(keys).is_some()
+    }
+
+    /// Returns its signature if a replica derived its key.
+    pub(super) fn verified(&self, keys: &ChannelKeys) -> Option<Signature> {
         let mut signature = [0; MAC_BYTES];
         let digits = self.signature.as_bytes().as_chunks::<2>().0;
         let read = signature.iter_mut().zip(digits).all(|(byte, digits)| {
@@ -67,7 +73,12 @@ impl<'a> CommitPayload<'a> {
             *byte = read.unwrap_or_default();
             read.is_some()
         });
-        read && keys.verify_one_time(self.nonce, self.signed, &signature)
+        (read && keys.verify_one_time(self.nonce, self.signed, &signature)).then_some(signature)
+    }
+
+    /// Returns when about the last of what it announces was stored, since 1970.
+    pub(super) fn date(&self) -> Option<Duration> {
+        codec::date_of(self.range.1)
     }
 
     /// Decodes the wake-up.

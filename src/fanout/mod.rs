@@ -7,7 +7,7 @@
 //!   instead, because the cluster is quiet; `commit_payload`: the encoding of those notifications.
 //! * [`presence`]: which replicas exist and what they report; `dates`: dates their reports, whatever their clocks.
 //! * [`listener`]: receives the notifications of all replicas on a connection of its own that it does not trust;
-//!   `receiver`: dispatches each to the sessions it concerns.
+//!   `receiver`: dispatches each to the sessions it concerns; `repeats`: recognizes what somebody sends again.
 //! * [`reconciler`]: finds what no notification brought, by comparing the heads of connected users' logs with what was
 //!   announced; `rewinds`: the same when the database went back to an earlier state. `heads`: reads those heads;
 //!   `changes`: reads what changed in a range, one bounded part at a time; `missing`: announces it; `joins`: reads the
@@ -38,6 +38,7 @@ mod rate;
 mod receiver;
 pub mod recent;
 pub mod reconciler;
+mod repeats;
 mod rewinds;
 pub mod tables;
 pub mod wakeup;
@@ -52,6 +53,7 @@ pub use publisher::{Publisher, PublisherConfig, PublisherConnector};
 pub use rate::NotificationCounter;
 pub use receiver::Receiver;
 pub use reconciler::Reconciler;
+pub use repeats::Repeats;
 pub use tables::Tables;
 pub use wakeup::Wakeup;
 

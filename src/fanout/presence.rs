@@ -227,6 +227,11 @@ impl Presence {
         }
     }
 
+    /// Returns when a message was sent, if it says so, since 1970.
+    pub(super) fn date_of(said: &str) -> Option<Duration> {
+        message::date_of(said)
+    }
+
     /// Notes that the listener works again: as far as this replica can tell, nobody else was silent in the meantime.
     pub(super) fn hears_again(&self, now: Instant) {
         self.state().others.values_mut().for_each(|other| other.until = now + other.silence);

@@ -102,9 +102,11 @@ impl Publisher {
         config: &FanoutConfig,
         keys: ChannelKeys,
         presence: &Presence,
+        received: NotificationCounter,
         clock: Clock,
     ) -> Publisher {
-        let commits = CommitNotifier::new(config, keys, presence.count(), self.metrics.clone(), clock);
+        let all = (received, presence.count());
+        let commits = CommitNotifier::new(config, keys, all, self.metrics.clone(), clock);
         Publisher { commits: commits.map(Arc::new), ..self }
     }
 

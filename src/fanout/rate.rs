@@ -41,6 +41,7 @@ pub struct NotificationCounter(Arc<Counts>);
 struct Counts {
     signed: AtomicU64,
     unsigned: AtomicU64,
+    wakeups: AtomicU64,
 }
 
 /// The number received up to some moment.
@@ -60,6 +61,16 @@ impl NotificationCounter {
     /// but anyone who may connect can send it.
     pub(super) fn count_unsigned(&self) {
         self.0.unsigned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the wake-ups in one from a replica.
+    pub(super) fn count_wakeups(&self, wakeups: u64) {
+        self.0.wakeups.fetch_add(wakeups, Ordering::Relaxed);
+    }
+
+    /// Returns the number of wake-ups that replicas have sent.
+    pub(super) fn wakeups(&self) -> u64 {
+        self.0.wakeups.load(Ordering::Relaxed)
     }
 
     fn so_far(&self) -> Received {

@@ -1,13 +1,14 @@
 //! Dispatches notifications to the sessions they concern.
 
 use super::SessionRegistry;
-use super::channel_key::ChannelKeys;
+use super::channel_key::{ChannelKeys, Signature};
 use super::codec::{CHANNEL, Payload, PayloadError};
 use super::commit_payload::CommitPayload;
 use super::legacy;
 use super::presence::Presence;
 use super::rate::NotificationCounter;
 use super::reconciler::Reconciler;
+use super::repeats::{self, Repeats};
 use super::wakeup::Wakeup;
 use crate::clock::Clock;
 use crate::protocol::UserKey;
@@ -19,6 +20,19 @@ use tokio::time::Instant;
 
 /// From here on, a delivery with a sampled trace is logged.
 const SLOW_DELIVERY: Duration = Duration::from_secs(1);
+
+/// What a notification's signature and date say about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// A replica has just sent it.
+    Valid,
+    /// A replica sent it, but not lately: somebody may have kept it until it was forgotten here.
+    Outdated,
+    /// It was received before.
+    Repeated,
+    /// No key of ours signed it.
+    Forged,
+}
 
 /// Reads notifications.
 pub struct Receiver {
@@ -32,6 +46,8 @@ pub struct Receiver {
     pub keys: ChannelKeys,
     /// Takes the replicas' reports.
     pub presence: Presence,
+    /// Recognizes what was received before.
+    pub repeats: Repeats,
     /// Throttles the log line for notifications that cannot be read and are looked up instead.
     pub unreadable: Throttle,
     /// The metrics.
@@ -42,7 +58,7 @@ pub struct Receiver {
 
 impl Receiver {
     /// Dispatches a notification. One that concerns nobody here costs a signature check and a look-up for each of its
-    /// entries; nothing else of it is read.
+    /// entries; of the rest, only its date is read.
     pub(super) fn receive(&self, payload: &str) {
         let received = match Payload::parse(payload) {
             Some(payload) => payload.and_then(|payload| self.receive_signed(payload)),
@@ -62,7 +78,11 @@ impl Receiver {
     }
 
     fn receive_signed(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
-        let is_signed = self.count(payload.is_signed(&self.keys));
+        let date = || payload.date().or_else(|| payload.said().and_then(Presence::date_of));
+        let standing = self.count(payload.verified(&self.keys), date);
+        if standing == Standing::Repeated {
+            return Ok(());
+        }
         let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
         self.sessions.with_connected(&mut |is_connected| {
             for entry in payload.entries() {
@@ -77,21 +97,17 @@ impl Receiver {
         if let Some(error) = unreadable {
             return Err(error);
         }
-        self.metrics.wakeups_received.inc_by(count);
-        let said = payload.said();
-        if concern.is_empty() && said.is_none() {
-            return Ok(());
-        }
-        if !is_signed {
-            self.distrust(concern.iter().map(|entry| entry.user));
-            return Ok(());
-        }
+        self.count_wakeups(standing, count);
         // An entry that cannot be read, perhaps because a newer version wrote it, does not affect the others.
         let mut read = Ok(());
-        for entry in &concern {
-            read = entry.read().map(|wakeup| self.deliver(wakeup)).and(read);
+        if standing == Standing::Valid {
+            for entry in &concern {
+                read = entry.read().map(|wakeup| self.deliver(wakeup)).and(read);
+            }
+        } else if !concern.is_empty() {
+            self.distrust(concern.iter().map(|entry| entry.user));
         }
-        match said {
+        match payload.said().filter(|_| standing != Standing::Forged) {
             Some(said) => self.presence.receive(said, Instant::now()).map_err(PayloadError::Json).and(read),
             None => read,
         }
@@ -99,25 +115,46 @@ impl Receiver {
 
     /// Receives what a push announced with its own commit.
     fn receive_with_commit(&self, payload: CommitPayload<'_>) -> Result<(), PayloadError> {
-        let is_signed = self.count(payload.is_signed(&self.keys));
-        self.metrics.wakeups_received.inc();
-        if !self.sessions.is_connected(payload.user) {
+        let standing = self.count(payload.verified(&self.keys), || payload.date());
+        self.count_wakeups(standing, 1);
+        if standing == Standing::Repeated || !self.sessions.is_connected(payload.user) {
             return Ok(());
         }
-        if !is_signed {
+        if standing != Standing::Valid {
             self.distrust(std::iter::once(payload.user));
             return Ok(());
         }
         payload.read().map(|wakeup| self.deliver(wakeup))
     }
 
-    /// Counts a notification, signed or not, before anything else: forged ones use nothing of the budget.
-    fn count(&self, is_signed: bool) -> bool {
-        match is_signed {
-            true => self.received.count(),
-            false => self.metrics.notifications_unverified.inc(),
+    /// Judges a notification by its signature, if that is a replica's, and its date, and counts it before anything else.
+    /// What others forge or repeat uses nothing of the budget.
+    fn count(&self, signature: Option<Signature>, date: impl FnOnce() -> Option<Duration>) -> Standing {
+        let Some(signature) = signature else {
+            self.metrics.notifications_unverified.inc();
+            return Standing::Forged;
+        };
+        if self.repeats.note(signature) {
+            self.metrics.notifications_repeated.inc();
+            return Standing::Repeated;
         }
-        is_signed
+        if date().is_some_and(|date| repeats::is_outdated(date, self.clock.since_epoch())) {
+            self.metrics.notifications_repeated.inc();
+            self.received.count_unsigned();
+            return Standing::Outdated;
+        }
+        self.received.count();
+        Standing::Valid
+    }
+
+    /// Counts the wake-ups of a notification, unless anybody could have made them up or sent them again.
+    fn count_wakeups(&self, standing: Standing, count: u64) {
+        if matches!(standing, Standing::Valid | Standing::Outdated) {
+            self.metrics.wakeups_received.inc_by(count);
+        }
+        if standing == Standing::Valid {
+            self.received.count_wakeups(count);
+        }
     }
 
     /// Receives a notification that is not from a replica of this version with one of our keys: it only names users.
@@ -163,9 +200,11 @@ impl Receiver {
 mod tests {
     use super::*;
     use crate::fanout::channel_key::tests::keys;
+    use crate::fanout::rate::{RateLimiter, ReplicaCount};
     use crate::fanout::reconciler::ReconcilerTask;
     use crate::fanout::testing::fanout_config;
-    use crate::hub::Hub;
+    use crate::fanout::wakeup::tests::wakeup;
+    use crate::hub::{Hub, Interest};
     use crate::store::Layout;
     use tokio_util::sync::CancellationToken;
 
@@ -179,11 +218,66 @@ mod tests {
             received: NotificationCounter::default(),
             keys: keys(&["key"]),
             presence: Presence::new(&config, name, metrics.clone(), clock.clone(), draining),
+            repeats: Repeats::default(),
             unreadable: Throttle::default(),
             metrics,
             clock,
         };
         (receiver, tasks)
+    }
+
+    /// A wake-up for changes stored this long ago.
+    fn stored_before(receiver: &Receiver, user: UserKey, age: Duration) -> Wakeup {
+        let at = (receiver.clock.since_epoch() - age).as_micros() as i64;
+        Wakeup { user, ranges: vec![(at - 20, at)], ..wakeup("", "todo", None, &["tasks"]) }
+    }
+
+    #[test]
+    fn what_is_received_again_is_ignored_and_what_is_outdated_is_looked_up() {
+        let (receiver, mut tasks) = replica("a");
+        let hub = Arc::new(Hub::new(receiver.metrics.clone(), receiver.clock.clone()));
+        let receiver = Receiver { sessions: hub.clone(), ..receiver };
+        let user = UserKey::of("u");
+        let session = hub.join(user, Interest::default(), "sse");
+        let fresh = stored_before(&receiver, user, Duration::from_secs(1));
+        let outdated = stored_before(&receiver, user, Duration::from_secs(180));
+        let published = |wakeup: &Wakeup| crate::fanout::codec::encode(&receiver.keys, None, [wakeup]).remove(0);
+        let committed = |wakeup: &Wakeup| {
+            let (before, last) = wakeup.ranges[0];
+            crate::fanout::commit_payload::compose(&receiver.keys, last as u128, wakeup).payload(before, last)
+        };
+        let metrics = &receiver.metrics;
+        for (n, payload) in [published(&fresh), committed(&fresh)].iter().enumerate() {
+            receiver.receive(payload);
+            assert!(session.mailbox().take_now().is_some(), "it is delivered");
+            receiver.receive(payload);
+            assert!(session.mailbox().take_now().is_none(), "it is not delivered again");
+            assert_eq!(metrics.notifications_repeated.get(), n as u64 + 1);
+        }
+        assert_eq!(tasks[0].next_check(), None);
+        for payload in [published(&outdated), committed(&outdated)] {
+            receiver.receive(&payload);
+            assert!(session.mailbox().take_now().is_none(), "it is not believed");
+            assert_eq!(tasks[0].next_check(), Some(user));
+        }
+        assert_eq!((metrics.notifications_repeated.get(), metrics.notifications_unverified.get()), (4, 0));
+        assert_eq!((metrics.wakeups_received.get(), receiver.received.wakeups()), (4, 2));
+    }
+
+    /// What is repeated could be sent so often that no replica gets its turn.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_received_again_takes_nothing_from_the_budget() {
+        let (receiver, _tasks) = replica("a");
+        let wakeup = stored_before(&receiver, UserKey::of("u"), Duration::from_secs(1));
+        let payload = crate::fanout::codec::encode(&receiver.keys, None, [&wakeup]).remove(0);
+        // Each takes a hundredth of a second.
+        let mut rate = RateLimiter::new(receiver.received.clone(), ReplicaCount::default(), 100);
+        let begun = Instant::now();
+        rate.begin(begun);
+        (0..1_000).for_each(|_| receiver.receive(&payload));
+        rate.end(begun, 1);
+        rate.wait().await;
+        assert_eq!(begun.elapsed().as_millis(), 10);
     }
 
     #[test]

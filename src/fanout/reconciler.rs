@@ -255,4 +255,9 @@ impl ReconcilerTask {
         use futures_util::FutureExt;
         self.now.notified().now_or_never().is_some()
     }
+
+    /// Takes the next user who is to be checked.
+    pub(super) fn next_check(&mut self) -> Option<UserKey> {
+        self.checks.try_recv().ok()
+    }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-const DAY_SECONDS: f64 = 86_400.0;
+const DAY: Duration = Duration::from_secs(86_400);
 /// Maximum number of users remembered. The counts of one who is forgotten start over.
 const MAX_USERS: u64 = 200_000;
 /// How long a user is remembered; by then, every bucket is full again.
@@ -123,7 +123,7 @@ impl UserLimits {
         let a_day = config.max_user_bytes_per_day as f64;
         UserLimits {
             rates,
-            bytes: (a_day > 0.0).then_some(Refill { per_second: a_day / DAY_SECONDS, capacity: a_day }),
+            bytes: (a_day > 0.0).then_some(Refill { per_second: a_day / DAY.as_secs_f64(), capacity: a_day }),
             max_stored: Some(config.max_user_bytes_stored).filter(|bytes| *bytes > 0),
             users: Cache::builder().max_capacity(MAX_USERS).time_to_idle(REMEMBER).build(),
             apps: Apps::new(config.max_user_apps, queue_timeout),
@@ -158,7 +158,8 @@ impl UserLimits {
     /// # Errors
     /// The user has pushed too many.
     pub fn push_bytes(&self, user: UserKey, bytes: usize) -> Result<(), LimitReached> {
-        self.take(user, bytes as f64, self.bytes, |state| &mut state.bytes, LimitReached::BytesPerDay)
+        let reached = |wait: Duration| LimitReached::BytesPerDay(wait.min(DAY));
+        self.take(user, bytes as f64, self.bytes, |state| &mut state.bytes, reached)
     }
 
     /// Takes back the bytes of a push that was not stored through no fault of its user's.

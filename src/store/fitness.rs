@@ -37,6 +37,11 @@ pub enum Unfit {
         "row-level security restricts the role of DATABASE_URL: {0} (deploy/row_level_security.sql has policies that let it see and write all rows; or turn it off)"
     )]
     Restricted(String),
+    /// Tables are neither found nor made anywhere.
+    #[error(
+        "search_path names no schema that exists and that the role may use: set it for the server, the database or the role"
+    )]
+    NoSchema,
     /// A right needed for trimming is missing. Everything else works without it.
     #[error(
         "the role of DATABASE_URL lacks rights to trim: {0} (deploy/grants.sql grants all that it needs; COMPACT_AFTER_MS=0 turns trimming off)"
@@ -74,6 +79,7 @@ impl Unfit {
                 | Unfit::Restricted(_)
                 | Unfit::TrimmingRights(_)
                 | Unfit::SchemaRights(_)
+                | Unfit::NoSchema
                 | Unfit::OtherDatabase
         )
     }
@@ -170,9 +176,18 @@ macro_rules! missing_rights {
             "
             left join pg_class c on c.relnamespace = place.oid and c.relname = needed.name::name
             where not coalesce(has_table_privilege(c.oid, needed.privilege), needed.name in ('sync_layout', 'sync_anchor'))
+        ), of_catalog as (
+            select 'EXECUTE on function ' || name as what from (values ('pg_notify(text,text)'), ('pg_notification_queue_usage()')) as f (name)
+            where not has_function_privilege('pg_catalog.' || name, 'EXECUTE')
+            union all
+            select 'SELECT on ' || name from (values ('pg_roles'), ('pg_database')) as v (name)
+            where not has_table_privilege('pg_catalog.' || name, 'SELECT')
         )
-        select string_agg(what, ', ') from (select what from missing limit 8) as first_ones
-        where (select count(distinct place) from missing) >= cardinality($1))"
+        select string_agg(what, ', ') from (
+            select what from of_catalog
+            union all
+            (select what from missing where (select count(distinct place) from missing) >= cardinality($1) limit 8)
+        ) as first_ones)"
         )
     };
 }

@@ -20,6 +20,12 @@ create table if not exists _sqlx_migrations (
     checksum bytea not null,
     execution_time bigint not null
 )";
+/// As the migrations expect, whatever the database's defaults. PostgreSQL refuses to put a partitioned table into the
+/// database's own tablespace if that is named, although it would be there anyway.
+const SETTINGS: &str = "
+set standard_conforming_strings = on;
+select set_config('default_tablespace', '', false) from pg_database d join pg_tablespace t on t.oid = d.dattablespace
+where d.datname = current_database() and t.spcname = current_setting('default_tablespace')";
 const NOTE: &str = "
 insert into _sqlx_migrations (version, description, success, checksum, execution_time) values ($1, $2, true, $3, -1)";
 
@@ -117,8 +123,7 @@ async fn locked<T>(session: &Session, work: impl Future<Output = Result<T, Migra
 }
 
 async fn apply_missing(session: &Session, transactions: Transactions) -> Result<(), MigrateError> {
-    // As the migrations expect, whatever the database's default.
-    session.batch_execute("set standard_conforming_strings = on").await?;
+    session.batch_execute(SETTINGS).await?;
     session.batch_execute(TABLE).await?;
     let rows = session.query("select version, success, checksum from _sqlx_migrations", &[]).await?;
     let mut applied: HashMap<i64, Vec<u8>> = HashMap::new();

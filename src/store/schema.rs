@@ -141,7 +141,11 @@ async fn applied(session: &Session) -> Result<Vec<i64>, SchemaError> {
         // No migrations table: nothing was ever applied, unless the table is where this role may not look.
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
             match session.query_opt(SCHEMA_OF_MIGRATIONS, &[]).await? {
-                None => return Ok(Vec::new()),
+                None => {
+                    let has_schema = "select current_schema() is not null";
+                    let has_schema: bool = session.query_one(has_schema, &[]).await?.try_get(0)?;
+                    return if has_schema { Ok(Vec::new()) } else { Err(Unfit::NoSchema.into()) };
+                }
                 // It was granted or created in the meantime.
                 Some(row) if row.try_get(1)? => session.query(APPLIED, &[]).await,
                 Some(row) => {

@@ -106,6 +106,8 @@ metrics! {
         "Notifications whose content was not trusted: the database was queried instead.");
     pub notifications_unverified: IntCounter = counter("mana_sync_notifications_unverified_total",
         "Notifications whose signature matches no key in CHANNEL_KEY.");
+    pub notifications_repeated: IntCounter = counter("mana_sync_notifications_repeated_total",
+        "Notifications of replicas that were received before, or are too old to be believed.");
     pub presence_misdated: IntCounter = counter("mana_sync_presence_misdated_total",
         "Presence announcements ignored because their date is too far off this replica's clock.");
     pub replicas: IntGauge = gauge("mana_sync_replicas",

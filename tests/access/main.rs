@@ -13,4 +13,5 @@ mod headers;
 mod issuer;
 mod key_sets;
 mod limits;
+mod misshapen;
 mod refusals;

@@ -60,7 +60,8 @@ pub async fn routes(cluster: &Cluster) -> BTreeSet<Operation> {
         let url = format!("{}{}", cluster.url(0), route.replace("{app}", "todo"));
         let reply = Reply::to(cluster.http.delete(url)).await;
         let methods = reply.header("allow").unwrap_or_else(|| panic!("{route}: {reply:?}")).to_lowercase();
-        let methods = methods.split(',').filter(|method| *method != "head");
+        // All answer these two alike.
+        let methods = methods.split(',').filter(|method| !["head", "options"].contains(method));
         routes.extend(methods.map(|method| (method.to_owned(), route.replace("{app}", "{appId}"))));
     }
     // A push to an app named "stream" is described like a push to any app.

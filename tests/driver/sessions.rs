@@ -258,5 +258,6 @@ async fn a_full_queue_of_notifications_keeps_no_replica_from_being_ready() {
     })
     .await;
     assert_eq!(cluster.get("/health/ready").await.status, 200);
-    sqlx::raw_sql("commit").execute(&mut *stuck).await.unwrap();
+    // It is not committed: sqlx does not expect the notifications that would come with the answer.
+    drop(stuck);
 }

@@ -138,6 +138,43 @@ async fn an_old_notification_that_is_repeated_harms_nothing() {
     assert!(seen.iter().all(|table| ["repeated", "later", "lost"].contains(&table.as_str())), "{seen:?}");
 }
 
+/// Who can listen can repeat: devices would be woken for nothing, and deliveries would seem late.
+#[tokio::test]
+async fn what_somebody_repeats_wakes_nobody() {
+    for with_commit in ["0", "250"] {
+        let settings = [NO_ROUNDS, NO_GREETING, ("COMMIT_NOTIFY_RATE", with_commit)];
+        let cluster = &Cluster::start_with(2, &settings).await;
+        let user = cluster.user();
+        let mut socket = socket(cluster, 1, &user, None, None).await;
+        let mut listener = overhear(cluster).await;
+        store(cluster, 0, &user, "phone", &[("first", "a")]).await;
+        assert_eq!(woken(&mut socket).await.1, ["first"]);
+        let payload = said(&mut listener, "first").await;
+        assert!(payload.starts_with(if with_commit == "0" { "m2" } else { "m3" }), "{payload}");
+        let repeat = async {
+            loop {
+                notify(cluster, &payload).await;
+            }
+        };
+        let repeated = async |index| metric(cluster, index, "mana_sync_notifications_repeated_total").await;
+        let told = async {
+            eventually("they are noticed", async || repeated(0).await >= 500.0 && repeated(1).await >= 500.0).await;
+            for n in 0..10 {
+                let table = format!("table {n}");
+                store(cluster, 0, &user, "phone", &[(&table, "a")]).await;
+                assert_eq!(woken(&mut socket).await.1, [table]);
+            }
+        };
+        tokio::select! {
+            () = repeat => {}
+            () = told => {}
+        }
+        let deliveries = metric(cluster, 1, "mana_sync_delivery_seconds_count").await;
+        assert_eq!(deliveries, 11.0, "each counts once");
+        assert_eq!(metric(cluster, 1, "mana_sync_wakeups_received_total").await, 11.0);
+    }
+}
+
 #[tokio::test]
 async fn the_key_is_changed_while_replicas_run_side_by_side() {
     let keys = [

@@ -153,6 +153,8 @@ async fn logs_tell_no_token_no_user_and_no_value_whatever_is_sent_and_whatever_f
         ("DATABASE_ACQUIRE_TIMEOUT_MS", "300"),
         ("BILLING_CACHE_MS", "1"),
         ("BILLING_RETRY_MS", "1"),
+        // This machine may not allow more files to be open.
+        ("MAX_CONNECTIONS", "100"),
         ("MANA_CREDITS_URL", "http://127.0.0.1:9"),
     ];
     let cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &settings).await;

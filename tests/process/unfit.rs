@@ -255,6 +255,45 @@ async fn each_right_that_a_replica_needs_is_named_if_it_is_missing() {
     }
 }
 
+/// Some operators take from everybody what lets them disturb others, or see who is there.
+#[tokio::test]
+async fn rights_that_everybody_has_by_default_are_named_if_they_are_missing() {
+    let url = migrated().await;
+    let role = format!("bare_{}", name(&url));
+    sql(&url, format!("create role {role} login; grant all on all tables in schema public to {role}")).await;
+    let bare = url.replace("postgres://postgres@", &format!("postgres://{role}@"));
+    for right in [
+        "EXECUTE on function pg_notify(text,text)",
+        "EXECUTE on function pg_notification_queue_usage()",
+        "SELECT on pg_roles",
+        "SELECT on pg_database",
+    ] {
+        sql(&url, format!("revoke {right} from public")).await;
+        let started = replica(&[("DATABASE_URL", &bare), ("COMPACT_AFTER_MS", "0")]);
+        started.says(&format!("lacks rights: {right}")).await;
+        sql(&url, format!("grant {right} to {role}")).await;
+        started.process.wait_ready(TIMEOUT).await.unwrap();
+    }
+    // This one is not needed.
+    sql(&url, "revoke select on pg_stat_activity from public".to_owned()).await;
+    let started = replica(&[("DATABASE_URL", &bare), ("COMPACT_AFTER_MS", "0")]);
+    started.process.wait_ready(TIMEOUT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_search_path_that_leads_nowhere_is_named() {
+    let url = create_database().await;
+    sql(&url, format!("alter database {} set search_path = 'nowhere'", name(&url))).await;
+    let sentence = "search_path names no schema that exists and that the role may use";
+    let done = migrate(&url).await;
+    assert!(!done.status.success() && String::from_utf8_lossy(&done.stderr).contains(sentence), "{done:?}");
+    let started = replica(&[("DATABASE_URL", &url), ("MIGRATION_WAIT_MS", "60000")]);
+    started.says(sentence).await;
+    sql(&url, format!("alter database {} reset search_path", name(&url))).await;
+    assert!(migrate(&url).await.status.success());
+    started.process.wait_ready(TIMEOUT).await.unwrap();
+}
+
 /// `mana-sync distribute` grants nobody any rights on what it creates.
 #[tokio::test]
 async fn rights_to_the_buckets_are_named_if_they_are_missing() {

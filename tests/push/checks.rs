@@ -30,6 +30,37 @@ async fn op_is_insert_update_or_delete() {
     refused_for(json!({ "table": "todos", "id": "a", "data": {} }), "op is missing").await;
 }
 
+/// Of the wrong type, not of the wrong value.
+#[tokio::test]
+async fn a_member_of_the_wrong_type_is_named() {
+    for (name, value) in [("op", json!(1)), ("table", json!([])), ("id", json!({ "a": 1 })), ("id", json!(7))] {
+        let mut change = json!({ "table": "todos", "id": "a", "op": "delete" });
+        change[name] = value;
+        refused_for(change, &format!("{name}: invalid type")).await;
+    }
+    let fields = |fields: Value| json!({ "table": "todos", "id": "a", "op": "update", "fields": fields });
+    refused_for(fields(json!({ "title": 5 })), "title: invalid type").await;
+    for member in ["updatedAt", "at"] {
+        let expected = format!("title: {member}: invalid type");
+        refused_for(fields(json!({ "title": { "value": 1, member: 5 } })), &expected).await;
+    }
+    let long = "x".repeat(100_000);
+    let message = refusal(&fields(json!({ long: 5 })).to_string()).await;
+    assert!(message.len() < 1_000, "a name is not repeated at any length: {}", message.len());
+    let (cluster, user) = (shared().await, shared().await.user());
+    for member in ["clientId", "since"] {
+        let body = json!({ "clientId": "phone", "since": "", "changes": [] });
+        let wrong = changed(body, member, json!({}));
+        let message = cluster.push_raw(&user, "todo", wrong.to_string()).await.refused(400, "bad_request");
+        assert!(message.contains(&format!("{member}: invalid type")), "{message}");
+    }
+}
+
+fn changed(mut body: Value, member: &str, value: Value) -> Value {
+    body[member] = value;
+    body
+}
+
 #[tokio::test]
 async fn table_and_id_are_not_empty() {
     for name in [json!(""), json!(null)] {

@@ -31,8 +31,12 @@ async fn command(url: &str, arguments: &[&str]) -> String {
 }
 
 async fn works_as_always(settings: &[&str]) {
-    let url = database_with(settings).await;
-    let cluster = Cluster::start_over_with(&url, 2, vec![]).await;
+    works_over(&database_with(settings).await, settings).await;
+}
+
+/// Serves, and runs the commands, over this database.
+async fn works_over(url: &str, settings: &[&str]) {
+    let cluster = Cluster::start_over_with(url, 2, vec![]).await;
     stores_and_reads(&cluster, settings).await;
     for replica in 0..2 {
         assert_eq!(metric(&cluster, replica, "mana_sync_publish_failures_total").await, 0.0, "{settings:?}");
@@ -45,13 +49,13 @@ async fn works_as_always(settings: &[&str]) {
         let body = json!({ "clientId": client, "since": NO_DELTA, "changes": [change] });
         cluster.pushed(&user, "todo", body).await;
     }
-    let compacted = command(&url, &["compact", "--user", &user.id]).await;
-    let why = command(&url, &["why", "--user", &user.id, "--app", "todo", "--table", "todos", "--record", "a"]).await;
+    let compacted = command(url, &["compact", "--user", &user.id]).await;
+    let why = command(url, &["why", "--user", &user.id, "--app", "todo", "--table", "todos", "--record", "a"]).await;
     assert!(why.contains("old") && why.contains("new") && why.contains("2024-01-01T10:06:00.000Z"), "{compacted}{why}");
-    assert!(command(&url, &["usage", "--top", "3"]).await.contains(&user.id), "{settings:?}");
-    assert!(command(&url, &["export", "--user", &user.id]).await.contains("new"), "{settings:?}");
-    command(&url, &["erase", "--user", &user.id, "--yes"]).await;
-    assert_eq!(command(&url, &["export", "--user", &user.id]).await, "", "{settings:?}");
+    assert!(command(url, &["usage", "--top", "100"]).await.contains(&user.id), "{settings:?}");
+    assert!(command(url, &["export", "--user", &user.id]).await.contains("new"), "{settings:?}");
+    command(url, &["erase", "--user", &user.id, "--yes"]).await;
+    assert_eq!(command(url, &["export", "--user", &user.id]).await, "", "{settings:?}");
 }
 
 /// The same after the logs of a database that served have been distributed.
@@ -179,7 +183,13 @@ async fn sessions_that_end_with_their_first_error() {
 #[tokio::test]
 async fn no_room_for_temporary_files() {
     let settings = ["temp_file_limit = 0", "work_mem = '64kB'"];
-    stores_and_reads(&Cluster::start_over_with(&database_with(&settings).await, 2, vec![]).await, &settings).await;
+    let url = database_with(&settings).await;
+    stores_and_reads(&Cluster::start_over_with(&url, 2, vec![]).await, &settings).await;
+    // What sorts everything needs some, and says so.
+    let mut usage = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+    let done = usage.arg("usage").env("DATABASE_URL", &url).output().await.unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success() && said.contains("temp_file_limit is too low for a statement"), "{said}");
 }
 
 #[tokio::test]
@@ -212,4 +222,93 @@ async fn logs_that_are_distributed_under_other_defaults() {
     works_when_distributed(&["exit_on_error = on", "statement_timeout = 2", "lock_timeout = 2"]).await;
     works_when_distributed(&["default_transaction_isolation = 'serializable'", "session_replication_role = replica"])
         .await;
+}
+
+/// PostgreSQL does not let a partitioned table name the default tablespace, even if that changes nothing.
+#[tokio::test]
+async fn a_tablespace_that_is_the_default_anyway() {
+    works_as_always(&["default_tablespace = 'pg_default'", "temp_tablespaces = 'pg_default'"]).await;
+    works_when_distributed(&["default_tablespace = 'pg_default'"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_tells_everything_and_shows_nothing() {
+    works_as_always(&[
+        "client_min_messages = debug5",
+        "log_min_messages = debug5",
+        "log_statement = 'all'",
+        "debug_print_plan = on",
+        "track_activities = off",
+        "default_toast_compression = 'pglz'",
+        "max_parallel_workers = 0",
+        "gin_fuzzy_search_limit = 1",
+        "lo_compat_privileges = on",
+        "update_process_title = off",
+    ])
+    .await;
+}
+
+/// Creates a database with these options.
+async fn database_as(name: &str, options: &str) -> String {
+    let admin = admin_url().await;
+    let mut connection = PgConnection::connect(&admin).await.unwrap();
+    let quoted = name.replace('"', "\"\"");
+    let sql = format!("create database \"{quoted}\" template template0 {options}");
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let mut url: url::Url = admin.parse().unwrap();
+    url.set_path(&name.replace('%', "%25"));
+    url.to_string()
+}
+
+#[tokio::test]
+async fn texts_that_are_sorted_and_compared_in_other_ways() {
+    let unique = || uuid::Uuid::new_v4().simple().to_string();
+    let mut connection = PgConnection::connect(&admin_url().await).await.unwrap();
+    // PostgreSQL may be built without ICU.
+    let has_icu = "select exists (select from pg_collation where collname = 'tr-x-icu')";
+    let has_icu: bool = sqlx::query_scalar(has_icu).fetch_one(&mut connection).await.unwrap();
+    let locales: &[&str] = if has_icu { &["tr-TR", "und-u-ks-level1-ka-shifted-kn-true-kf-upper"] } else { &[] };
+    for locale in locales {
+        let options = format!("encoding 'UTF8' locale 'C' locale_provider icu icu_locale '{locale}'");
+        works_over(&database_as(&format!("t_{}", unique()), &options).await, &[*locale]).await;
+    }
+    works_over(&database_as(&format!("t_{}", unique()), "encoding 'UTF8' locale 'C'").await, &["C"]).await;
+}
+
+#[tokio::test]
+async fn databases_and_roles_of_any_name() {
+    let name = format!(r#"Datenbank "Ü" 100% 'a' {}"#, uuid::Uuid::new_v4().simple());
+    let url = database_as(&name, "encoding 'UTF8'").await;
+    works_over(&url, &[&name]).await;
+    works_over(&url, &["again"]).await;
+}
+
+/// A schema of that name, such as the role's, is made for something else.
+#[tokio::test]
+async fn another_schema_comes_first_in_the_search_path() {
+    let url = database_with(&[]).await;
+    let name = url.rsplit_once('/').unwrap().1.to_owned();
+    let cluster = Cluster::start_over_with(&url, 1, vec![]).await;
+    let user = cluster.user();
+    let body = json!({ "clientId": "phone", "since": NO_DELTA, "changes": [insert("todos", "a", "x", AT)] });
+    cluster.pushed(&user, "todo", body).await;
+    drop(cluster);
+    // An application that also keeps its migrations with sqlx.
+    let other = format!(
+        "create schema other; create table other._sqlx_migrations (version bigint primary key, description text not null,
+             installed_on timestamptz not null default now(), success boolean not null, checksum bytea not null,
+             execution_time bigint not null);
+         insert into other._sqlx_migrations values (1, 'theirs', now(), true, 'x', 1);
+         alter database {name} set search_path = other, public"
+    );
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(other)).execute(&mut connection).await.unwrap();
+    command(&url, &["migrate"]).await;
+    works_over(&url, &["search_path"]).await;
+    assert!(command(&url, &["export", "--user", &user.id]).await.contains(r#""x""#));
+    let made =
+        "select count(*) from pg_class where relnamespace = 'other'::regnamespace and relkind in ('r', 'v', 'p')";
+    let made: i64 = sqlx::query_scalar(made).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(made, 1, "nothing is made in it");
 }

@@ -1,6 +1,7 @@
 //! The messages by which replicas announce themselves on the channel.
 
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// A replica, as it describes itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,4 +43,10 @@ pub(super) struct Message {
     pub(super) every: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub(super) gone: bool,
+}
+
+/// When a message was sent, if it says so, since 1970.
+pub(super) fn date_of(said: &str) -> Option<Duration> {
+    let message = serde_json::from_str::<Envelope>(said).ok()?.presence?;
+    Some(Duration::from_millis(message.at))
 }

@@ -32,6 +32,16 @@ fn each_user_has_a_rate_of_its_own_and_each_limit_a_count() {
     assert!(limits.metrics.refused.with_label_values(&["user_pushes"]).get() >= 2);
 }
 
+/// A body may be larger than what a day allows, and is then paid for over days.
+#[test]
+fn nobody_is_told_to_wait_for_more_than_a_day() {
+    let clock = ManualClock::at_present(1);
+    let limits = limits(0, 0, 1_000, &clock);
+    let user = UserKey::of("u");
+    assert_eq!(limits.push_bytes(user, 10_000_000), Ok(()));
+    assert_eq!(limits.push_bytes(user, 1).unwrap_err().retry_after(), 86_400);
+}
+
 #[test]
 fn without_limits_nothing_is_remembered() {
     let limits = limits(0, 0, 0, &ManualClock::at_present(1));

@@ -1,13 +1,14 @@
 //! Parses the body of a push as sent.
 
 use super::unnamed::UnnamedMembers;
-use super::{MAX_EXTRA, MAX_FIELDS};
+use super::{MAX_EXTRA, MAX_FIELD, MAX_FIELDS};
 use crate::protocol::stamp::Stamp;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 /// A string, borrowed from the body if nothing in it is escaped.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
@@ -131,8 +132,8 @@ impl<'de> Visitor<'de> for BodyReader {
         let (mut client_id, mut since, mut changes, mut schema_version) = (None, None, None, None);
         while let Some(Text(name)) = map.next_key()? {
             match &*name {
-                "clientId" => set(&mut client_id, "clientId", map.next_value::<Option<_>>()?)?,
-                "since" => set(&mut since, "since", map.next_value::<Option<_>>()?)?,
+                "clientId" => set(&mut client_id, "clientId", map.next_value_seed(Named::new("clientId"))?)?,
+                "since" => set(&mut since, "since", map.next_value_seed(Named::new("since"))?)?,
                 "changes" => set(&mut changes, "changes", map.next_value_seed(ChangesReader(self.max_changes))?)?,
                 "schemaVersion" => set(&mut schema_version, "schemaVersion", map.next_value::<Option<_>>()?)?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
@@ -145,6 +146,37 @@ impl<'de> Visitor<'de> for BodyReader {
             schema_version: schema_version.flatten(),
         })
     }
+}
+
+/// Parses a member, and names it in errors.
+struct Named<'n, T>(&'n str, PhantomData<T>);
+
+impl<T> Named<'_, T> {
+    fn new(name: &str) -> Named<'_, T> {
+        Named(name, PhantomData)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Named<'_, T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        T::deserialize(deserializer).map_err(|error| named(self.0, &error))
+    }
+}
+
+/// Adds a member's name to an error.
+fn named<E: Error>(name: &str, error: &E) -> E {
+    // A name that is too long is refused for that.
+    if name.len() > MAX_FIELD { E::custom(error) } else { E::custom(format_args!("{name}: {error}")) }
+}
+
+fn updated_at<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Text<'de>>, D::Error> {
+    Option::deserialize(deserializer).map_err(|error| named("updatedAt", &error))
+}
+
+fn at<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Text<'de>>, D::Error> {
+    Option::deserialize(deserializer).map_err(|error| named("at", &error))
 }
 
 fn set<T, E: Error>(member: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
@@ -180,9 +212,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawChange<'a> {
                 let mut change = RawChange::default();
                 while let Some(Text(name)) = map.next_key()? {
                     match &*name {
-                        "table" => change.table = map.next_value()?,
-                        "id" => change.id = map.next_value()?,
-                        "op" => change.op = map.next_value()?,
+                        "table" => change.table = map.next_value_seed(Named::new("table"))?,
+                        "id" => change.id = map.next_value_seed(Named::new("id"))?,
+                        "op" => change.op = map.next_value_seed(Named::new("op"))?,
                         "data" => change.data = map.next_value()?,
                         "fields" => change.fields = map.next_value()?,
                         "deletedAt" => change.deleted_at = map.next_value()?,
@@ -209,9 +241,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawChange<'a> {
 pub(super) struct RawField<'a> {
     #[serde(borrow)]
     pub(super) value: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "updated_at")]
     pub(super) updated_at: Option<Text<'a>>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "at")]
     pub(super) at: Option<Text<'a>>,
 }
 
@@ -240,7 +272,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
                     fields.count += 1;
                     fields.longest_name = fields.longest_name.max(name.len());
                     if fields.count <= MAX_FIELDS {
-                        let Object(field) = map.next_value()?;
+                        let Object(field) = map.next_value_seed(Named::new(&name))?;
                         fields.list.push((name, field));
                     } else {
                         map.next_value::<IgnoredAny>()?;

@@ -26,9 +26,16 @@ pub(in crate::store) async fn connect_as(direct_url: &Secret, name: &str) -> Res
     connect_with(direct_url, MIGRATION_STEP_TIMEOUT, name).await
 }
 
+/// Puts the schema with the tables first in the search path, if another one comes before it: what is added to them must
+/// not be made there, nor another program's migrations be taken for ours.
+const AT_HOME: &str = "
+select set_config('search_path', quote_ident(n.nspname) || ', ' || current_setting('search_path'), false)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.oid = to_regclass('sync_heads') and n.nspname is distinct from current_schema()";
+
 async fn connect_with(direct_url: &Secret, limit: Duration, name: &str) -> Result<Session, SchemaError> {
     let connector = Connector::new(direct_url, name)?;
     let session = timeout(limit, connector.open()).await??;
-    timeout(limit, session.batch_execute(ORDERLY)).await??;
+    timeout(limit, session.batch_execute(&format!("{ORDERLY}; {AT_HOME}"))).await??;
     Ok(session)
 }
