@@ -9,7 +9,7 @@ use super::super::request::optional;
 use super::super::units::{at_least, bytes, count};
 use super::failed;
 use super::login::{LIVE, Login};
-use super::page::{Page, ago, ago_if, cell, field, figure, missing, query};
+use super::page::{Page, ago, ago_if, cell, field, figure, missing, query, short};
 use crate::output::plain;
 use axum::Extension;
 use axum::extract::State;
@@ -19,6 +19,8 @@ use maud::{Markup, html};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+const UNKNOWN: &str =
+    "Nothing is stored of this user, and no device is connected. A user's id is the sub of their tokens.";
 const REFRESH: Duration = Duration::from_secs(5);
 /// Sessions are listed in pages, newest first; later pages would ask each replica for too many.
 const PAGES: usize = MAX_SESSIONS / SESSIONS;
@@ -46,7 +48,10 @@ pub(super) async fn show(
     let has_others = user.sessions_total > user.sessions.len();
     let content = html! {
         (search(&id))
-        div data-part="missing" { (missing(&user.silent, user.problem.as_ref())) }
+        div data-part="missing" {
+            (missing(&user.silent, user.problem.as_ref()))
+            @if is_unknown(&user) { p.banner { (UNKNOWN) } }
+        }
         div.figures data-part="figures" {
             (figure("Sessions", &count_of(user.sessions_total), &spread(&user)))
             (figure("Devices", &at_least(count_of(user.devices.len()), has_others), "by app"))
@@ -85,10 +90,21 @@ fn spread(user: &User) -> String {
     let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
     user.sessions.iter().for_each(|session| *replicas.entry(&session.replica).or_default() += 1);
     match replicas.len() {
-        0 => "not connected".to_owned(),
+        0 if is_whole(user) => "not connected".to_owned(),
+        0 => "on those that answered".to_owned(),
         1 => "on one replica".to_owned(),
         many => format!("on {many} replicas"),
     }
+}
+
+/// True if all replicas have answered.
+fn is_whole(user: &User) -> bool {
+    user.silent.is_empty() && user.problem.is_none()
+}
+
+/// True if nothing is known of a user.
+fn is_unknown(user: &User) -> bool {
+    is_whole(user) && user.logs.is_empty() && user.devices.is_empty() && user.sessions_total == 0
 }
 
 fn devices(page: &Page, user: &User) -> Markup {
@@ -108,8 +124,8 @@ fn device_row(page: &Page, user: &User, device: &Device) -> Markup {
     let sure = format!("End all sessions of {}?", plain(&device.device));
     html! {
         tr {
-            (cell("Device", &html! { strong { (plain(&device.device)) } }))
-            (cell("App", &html! { (plain(&device.app)) }))
+            (cell("Device", &html! { strong { (short(&device.device)) } }))
+            (cell("App", &short(&device.app)))
             td.number data-name="Sessions" { (device.sessions) }
             td.number data-name="Changes" { (count(device.changes)) }
             (cell("Last push", &ago_if(device.pushed_at.as_ref())))
@@ -137,7 +153,7 @@ fn logs(logs: &[Log]) -> Markup {
                 tbody {
                     @for log in logs {
                         tr {
-                            (cell("App", &html! { strong { (plain(&log.app)) } }))
+                            (cell("App", &html! { strong { (short(&log.app)) } }))
                             (cell("Newest change", &ago(&log.head)))
                             (cell("Head", &html! { code { (log.head) } }))
                             td.number data-name="Changes" { (at_least(count(log.changes), log.more)) }
@@ -158,7 +174,7 @@ fn sessions(page: &Page, user: &User, number: usize) -> Markup {
     let path = |number: usize| format!("/user?{}", query(&[("id", &user.user_id), ("page", &number.to_string())]));
     let sure = "End all sessions of this user?";
     html! {
-        @if user.sessions_total == 0 { p.muted { "No session is open." } }
+        @if user.sessions_total == 0 { p.muted { "No session is open" @if !is_whole(user) { " on the replicas that answered" } "." } }
         @else {
             div.toolbar {
                 @if listed.is_empty() { p { "No more of " (count_of(user.sessions_total)) "." } }
@@ -181,16 +197,16 @@ fn sessions(page: &Page, user: &User, number: usize) -> Markup {
 fn session_row(page: &Page, session: &Session) -> Markup {
     html! {
         tr {
-            (cell("Device", &html! { @match &session.device { Some(device) => { strong { (plain(device)) } } None => { span.muted { "unnamed" } } } }))
+            (cell("Device", &html! { @match &session.device { Some(device) => { strong { (short(device)) } } None => { span.muted { "unnamed" } } } }))
             (cell("Replica", &html! { (session.replica) }))
             (cell("Kind", &html! { span.chip { (kind(&session.transport)) } }))
-            (cell("App", &html! { @match &session.app { Some(app) => { (plain(app)) } None => { span.muted { "all" } } } }))
+            (cell("App", &html! { @match &session.app { Some(app) => { (short(app)) } None => { span.muted { "all" } } } }))
             (cell("Opened", &ago(&session.since)))
             (cell("Woken", &ago_if(session.woken_at.as_ref())))
             (cell("Read", &ago_if(session.read_at.as_ref())))
             @match &session.token_id {
                 Some(id) => {
-                    (cell("Token id", &html! { code { (plain(id)) } }))
+                    (cell("Token id", &html! { code { (short(id)) } }))
                     td.action { (refuse(page, id, session.token_expires_at.as_deref())) }
                 }
                 None => { (cell("Token id", &html! { span.muted { "none" } })) td.action {} }
