@@ -110,9 +110,14 @@ async fn every_answer_and_every_error_is_as_described() {
         ("drain", json!({ "replica": "replica-2", "drained": false }), 200),
         ("drain", json!({ "replica": "replica-9", "drained": true }), 404),
         ("compact", json!({}), 200),
-        ("settings", json!({ "maxUserPushesPerSecond": 3, "log": "info" }), 200),
+        ("settings", json!({ "maxUserPushesPerSecond": 3 }), 200),
+        ("settings", json!({ "log": "info" }), 200),
+        ("settings", json!({ "maxUserPushesPerSecond": 3, "log": "info" }), 400),
         ("settings", json!({}), 400),
     ] {
+        let schema =
+            &description.0["paths"][format!("/{path}")]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert!(status != 200 || description.validator(schema).is_valid(&body), "{path}: {body}");
         see(&format!("POST {path}"), &it.post(0, path, body).await, status);
     }
     see("GET refused-tokens", &Reply::to(it.request(0, Method::GET, "refused-tokens")).await, 200);
