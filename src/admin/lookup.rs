@@ -96,6 +96,7 @@ impl Admin {
         let question = Question::User { user_id: user_id.to_owned(), sessions };
         let (asked, stored) = tokio::join!(self.replicas.ask(None, question), self.stored(key));
         let Stored { logs, devices, problem: of_database } = stored;
+        let stored_in_part = of_database.is_some();
         let mut problems: Vec<String> = problem(&asked).into_iter().chain(of_database).collect();
         let contents = || logs.iter().map(|log| log.content);
         let mut user = User {
@@ -109,6 +110,7 @@ impl Admin {
             },
             logs: logs.into_iter().map(log).collect(),
             devices: devices.into_iter().map(device).collect(),
+            stored_in_part,
             silent: asked.silent,
             ..User::default()
         };

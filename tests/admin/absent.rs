@@ -106,7 +106,7 @@ async fn a_database_that_says_nothing_keeps_no_operator_waiting() {
     assert_eq!((names(&shown["replicas"])[0].as_str(), &shown["database"]), ("replica-1", &Value::Null), "{shown}");
     assert!(shown["problem"].is_string(), "{shown}");
     let (_, shown) = in_time(&format!("user?id={}", user.id), 20).await;
-    assert!(shown["problem"].is_string(), "{shown}");
+    assert!(shown["problem"].is_string() && shown["storedInPart"] == true, "{shown}");
     let (status, _) = in_time("record?user=a&app=b&table=c&id=d", 20).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     // The silent connections stay silent: there have to be new ones.
@@ -116,7 +116,8 @@ async fn a_database_that_says_nothing_keeps_no_operator_waiting() {
         shown["database"].is_object() && shown["problem"].is_null() && names(&shown["replicas"]).len() == 2
     })
     .await;
-    assert!(it.user(0, &user).await["problem"].is_null());
+    let shown = it.user(0, &user).await;
+    assert!(shown["problem"].is_null() && shown["storedInPart"] == false, "{shown}");
 }
 
 #[tokio::test]

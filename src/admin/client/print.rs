@@ -52,15 +52,16 @@ pub(super) fn cluster(out: &mut Output, cluster: &Cluster) {
     }
     in_force(out, &cluster.replicas);
     missing(out, &cluster.silent, cluster.problem.as_ref());
-    if let Some(database) = &cluster.database {
-        out.line(format_args!(
+    match &cluster.database {
+        None => out.line("The database does not answer this replica."),
+        Some(database) => out.line(format_args!(
             "PostgreSQL {}: {} ({} of it the log), {} of {} connections",
             database.version,
             bytes(database.bytes),
             bytes(database.log_bytes),
             database.connections,
             database.max_connections
-        ));
+        )),
     }
 }
 
@@ -84,7 +85,11 @@ pub(super) fn user(out: &mut Output, user: &User) {
     let usage = &user.usage;
     let changes = if usage.more { format!("{}+ changes", usage.changes) } else { counted(usage.changes, "change") };
     out.line(format_args!("{}, {changes}, {}", counted(usage.apps, "app"), at_least(bytes(usage.bytes), usage.more)));
-    if user.logs.is_empty() && user.sessions_total == 0 {
+    if user.stored_in_part {
+        out.line("What is stored could not be read in full: these numbers lack something.");
+    }
+    let is_whole = user.silent.is_empty() && user.problem.is_none();
+    if is_whole && user.logs.is_empty() && user.sessions_total == 0 {
         out.line("Nothing is stored of this user, and no device is connected. Is this the `sub` of the user's tokens?");
     }
     if usage.more {

@@ -4,7 +4,7 @@ use super::super::Admin;
 use super::super::act::MAX_USER;
 use super::super::api::{SESSIONS, name};
 use super::super::replica::MAX_SESSIONS;
-use super::super::report::{Device, Log, Session, User};
+use super::super::report::{Device, Session, User};
 use super::super::request::optional;
 use super::super::units::{at_least, bytes, count};
 use super::failed;
@@ -55,13 +55,13 @@ pub(super) async fn show(
         div.figures data-part="figures" {
             (figure("Sessions", &count_of(user.sessions_total), &spread(&user)))
             (figure("Devices", &at_least(count_of(user.devices.len()), has_others), "by app"))
-            (figure("Changes", &at_least(count(user.usage.changes), user.usage.more), &apps(user.usage.apps)))
-            (figure("Stored", &at_least(bytes(user.usage.bytes), user.usage.more), "of JSON"))
+            (figure("Changes", &stored(&user, count(user.usage.changes)), &apps(user.usage.apps)))
+            (figure("Stored", &stored(&user, bytes(user.usage.bytes)), "of JSON"))
         }
         p.muted data-part="counted" { @if user.usage.more { "Only the newest changes are counted; " code { "mana-sync usage" } " counts everything in the largest logs." } }
         p.muted { "In the server's log this user is called " code { (user.user_key) } "." }
         section data-part="devices" { h2 { "Devices" } (devices(&page, &user)) }
-        section data-part="logs" { h2 { "Logs" } (logs(&user.logs)) }
+        section data-part="logs" { h2 { "Logs" } (logs(&user)) }
         section data-part="sessions" { h2 { "Sessions" } (sessions(&page, &user, number)) }
     };
     // Only the first page shows what is new.
@@ -79,6 +79,19 @@ fn search(id: &str) -> Markup {
 
 fn count_of(number: usize) -> String {
     count(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+/// A number of what is stored, as far as it could be read.
+fn stored(user: &User, number: String) -> String {
+    if user.logs.is_empty() && user.stored_in_part {
+        return "–".to_owned();
+    }
+    at_least(number, user.usage.more || user.stored_in_part)
+}
+
+/// Why a table of what is stored is empty.
+fn nothing(user: &User, known: &'static str) -> &'static str {
+    if user.stored_in_part { "What is stored cannot be read at the moment." } else { known }
 }
 
 fn apps(number: usize) -> String {
@@ -109,7 +122,7 @@ fn is_unknown(user: &User) -> bool {
 
 fn devices(page: &Page, user: &User) -> Markup {
     html! {
-        @if user.devices.is_empty() { p.muted { "No device has pushed or read." } }
+        @if user.devices.is_empty() { p.muted { (nothing(user, "No device has pushed or read.")) } }
         @else {
             table {
                 thead { tr { th { "Device" } th { "App" } th.number { "Sessions" } th.number { "Changes" } th { "Last push" } th { "Has read until" } th { "As of" } th {} } }
@@ -144,14 +157,14 @@ fn read_until(device: &Device) -> Markup {
     }
 }
 
-fn logs(logs: &[Log]) -> Markup {
+fn logs(user: &User) -> Markup {
     html! {
-        @if logs.is_empty() { p.muted { "Nothing is stored." } }
+        @if user.logs.is_empty() { p.muted { (nothing(user, "Nothing is stored.")) } }
         @else {
             table {
                 thead { tr { th { "App" } th { "Newest change" } th { "Head" } th.number { "Changes" } th.number { "Tables" } th.number { "Size" } } }
                 tbody {
-                    @for log in logs {
+                    @for log in &user.logs {
                         tr {
                             (cell("App", &html! { strong { (short(&log.app)) } }))
                             (cell("Newest change", &ago(&log.head)))
