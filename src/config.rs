@@ -46,13 +46,14 @@ pub use sessions::SessionsConfig;
 pub use traces::{RootSampler, Sampler, TracesConfig};
 pub use values::PostgresUrls;
 pub use warnings::Warning;
-pub(crate) use warnings::is_loopback;
+pub(crate) use warnings::{is_loopback, is_plain};
 
 use clap::Args;
 use clap::builder::{OsStr, Resettable};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use values::{http_url, millis, millis_or_zero, postgres_url, postgres_urls};
+pub(crate) use values::http_url;
+use values::{millis, millis_or_zero, postgres_url, postgres_urls};
 
 /// The credits-service key that `mana-dev` uses.
 pub(crate) const DEV_SERVICE_KEY: &str = "dev-service-key";

@@ -32,7 +32,7 @@ impl Output {
     }
 }
 
-/// Reports an error on standard error, as the last thing a command does. If that fails, nobody is left to be told.
+/// Reports an error or a warning on standard error. If that fails, nobody is left to be told.
 pub fn complain(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

@@ -5,9 +5,9 @@ use crate::db::{ConnectError, Connector, ORDERLY, Session};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, error::Elapsed, timeout};
+use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 
-/// Maximum time for connecting, and for a statement.
+/// Maximum time for connecting, and for a statement; [`LazyConnection::within`] limits what a caller waits in all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const LIMITS: &str = "set statement_timeout = '10s'; set lock_timeout = '2s'";
 const READ_ONLY: &str = "set default_transaction_read_only = on";
@@ -44,7 +44,7 @@ pub enum ConnectionError {
     Connect(#[from] ConnectError),
     #[error("the database refused the session settings")]
     Database(#[from] tokio_postgres::Error),
-    #[error("the database does not answer in time")]
+    #[error("the database did not answer in time")]
     Timeout(#[from] Elapsed),
     /// The last attempt failed; it may have been a moment ago, for another caller.
     #[error(transparent)]
@@ -73,9 +73,27 @@ impl LazyConnection {
         LazyConnection { schema: Some(schema), ..LazyConnection::new(connector) }
     }
 
+    /// Runs statements on the connection, within this time in all. A connection on which they took longer is closed:
+    /// the network may have forgotten it, which nothing else would notice.
+    pub async fn within<T, E: From<ConnectionError>>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&Session) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let deadline = Instant::now() + limit;
+        let session = timeout_at(deadline, self.client()).await.map_err(ConnectionError::from)??;
+        match timeout_at(deadline, work(&session)).await {
+            Ok(done) => done,
+            Err(elapsed) => {
+                self.state.lock().await.open.take_if(|open| Arc::ptr_eq(&open.session, &session));
+                Err(ConnectionError::from(elapsed).into())
+            }
+        }
+    }
+
     /// Returns the connection, reopening it if there is none or the last one has ended. One attempt at a time: a caller
     /// that waits for a failing attempt does not have to wait for another.
-    pub async fn client(&self) -> Result<Arc<Session>, ConnectionError> {
+    async fn client(&self) -> Result<Arc<Session>, ConnectionError> {
         let mut state = self.state.lock().await;
         if let Some(open) = state.open.as_mut().filter(|open| !open.session.is_closed()) {
             open.used = Instant::now();

@@ -7,12 +7,19 @@ use super::error::AdminError;
 use super::message::{Answer, Question};
 use super::record;
 use super::report::{
-    Cluster, Database, Device, Load, Log, Record, RefusedToken, RefusedTokens, Replica, ReplicaLoad, Session, Silent,
+    self, Cluster, Database, Device, Load, Log, Record, RefusedToken, RefusedTokens, Replica, ReplicaLoad, Silent,
     Usage, User, time,
 };
+use crate::db::Session;
 use crate::protocol::{Cursor, UserKey};
 use crate::store::inspect::{self, Content, StoredDevice, StoredLog};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Maximum time for asking the database about itself: the replicas' answers do not wait longer for it.
+const STATE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Maximum time for reading a user's data, several statements. Clients of the API wait for 20 s.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Admin {
     /// Returns all replicas, and the database.
@@ -52,8 +59,8 @@ impl Admin {
     }
 
     async fn database(&self) -> Result<Database, AdminError> {
-        let client = self.reading.client().await?;
-        Ok(inspect::state(&client, self.layout).await?)
+        let state = async |client: &Session| Ok(inspect::state(client, self.layout).await?);
+        self.reading.within(STATE_TIMEOUT, state).await
     }
 
     /// Returns the last five minutes of each replica, second by second, newest last.
@@ -89,6 +96,7 @@ impl Admin {
         let question = Question::User { user_id: user_id.to_owned(), sessions };
         let (asked, stored) = tokio::join!(self.replicas.ask(None, question), self.stored(key));
         let Stored { logs, devices, problem: of_database } = stored;
+        let stored_in_part = of_database.is_some();
         let mut problems: Vec<String> = problem(&asked).into_iter().chain(of_database).collect();
         let contents = || logs.iter().map(|log| log.content);
         let mut user = User {
@@ -102,6 +110,7 @@ impl Admin {
             },
             logs: logs.into_iter().map(log).collect(),
             devices: devices.into_iter().map(device).collect(),
+            stored_in_part,
             silent: asked.silent,
             ..User::default()
         };
@@ -142,18 +151,20 @@ impl Admin {
     }
 
     async fn read_stored(&self, user: UserKey, stored: &mut Stored) -> Result<(), AdminError> {
-        let client = self.reading_of(user).client().await?;
-        stored.logs = inspect::logs(&client, user).await?;
-        inspect::count(&client, user, &mut stored.logs).await?;
-        stored.devices = inspect::devices(&client, user, stored.logs.len()).await?;
-        Ok(())
+        let read = async |client: &Session| {
+            stored.logs = inspect::logs(client, user).await?;
+            inspect::count(client, user, &mut stored.logs).await?;
+            stored.devices = inspect::devices(client, user, stored.logs.len()).await?;
+            Ok(())
+        };
+        self.reading_of(user).within(READ_TIMEOUT, read).await
     }
 
     /// Returns a record, with its history.
     pub async fn record(&self, user_id: &str, app: &str, table: &str, id: &str) -> Result<Record, AdminError> {
         let log = crate::protocol::Log::new(user_id.into(), app);
-        let client = self.reading_of(log.user).client().await?;
-        let (changes, truncated) = inspect::record(&client, &log, table, id).await?;
+        let read = async |client: &Session| Ok::<_, AdminError>(inspect::record(client, &log, table, id).await?);
+        let (changes, truncated) = self.reading_of(log.user).within(READ_TIMEOUT, read).await?;
         let length = |text: &str| text.len();
         let bytes = changes.iter().map(|logged| logged.change.data.as_deref().map_or(0, length)).sum();
         let (fields, history) = self.heavy.run(bytes, || record::explain(&changes)).await?;
@@ -223,7 +234,7 @@ fn note_read(devices: &mut Vec<Device>, app: &str, name: &str, until: String, at
     }
 }
 
-fn note_session(devices: &mut Vec<Device>, session: &Session) {
+fn note_session(devices: &mut Vec<Device>, session: &report::Session) {
     let Some(name) = &session.device else { return };
     match &session.app {
         Some(app) => entry(devices, app, name).sessions += 1,

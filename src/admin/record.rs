@@ -31,6 +31,7 @@ pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>), Ins
                 value: value.clone(),
                 stamp: stamp.clone(),
                 wins: false,
+                too_late: false,
                 trimmed: logged.trimmed_at.is_some(),
             });
             if best.get(&name).is_none_or(|(known, _)| rank > *known) {
@@ -39,9 +40,11 @@ pub fn explain(logged: &[LoggedChange]) -> Result<(Vec<Field>, Vec<Change>), Ins
             }
         }
     }
-    for change in changes.values_mut() {
+    for (at, change) in &mut changes {
         for write in &mut change.writes {
-            write.wins = best.get(&write.field).is_some_and(|(_, field)| field.cursor == change.cursor);
+            let winner = best.get(&write.field).map(|((_, at), _)| at);
+            write.wins = winner == Some(at);
+            write.too_late = winner.is_some_and(|winner| winner < at);
         }
     }
     Ok((best.into_values().map(|(_, field)| field).collect(), changes.into_values().collect()))

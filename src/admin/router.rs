@@ -30,7 +30,7 @@ pub fn router(admin: Admin) -> Router {
         .nest("/api/v1", api)
         .merge(probes())
         .merge(console::router(&admin))
-        .fallback(async || AdminError::NotFound)
+        .fallback(console::not_found)
         .method_not_allowed_fallback(async || AdminError::MethodNotAllowed)
         .layer(map_response(async |response| headers::protect(response)))
         .with_state(admin)

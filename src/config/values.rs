@@ -28,7 +28,7 @@ pub(super) fn postgres_urls(text: &str) -> Result<PostgresUrls, UrlError> {
     text.split_whitespace().map(postgres_url).collect()
 }
 
-pub(super) fn http_url(text: &str) -> Result<Url, String> {
+pub(crate) fn http_url(text: &str) -> Result<Url, String> {
     match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
         Ok(_) => Err("must start with http:// or https:// and name a host".to_owned()),

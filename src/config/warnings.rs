@@ -61,7 +61,7 @@ impl Config {
 }
 
 /// Returns true if requests to this URL can be read in transit.
-fn is_plain(url: &Url) -> bool {
+pub(crate) fn is_plain(url: &Url) -> bool {
     url.scheme() == "http" && !is_loopback(url)
 }
 

@@ -1,5 +1,6 @@
 //! Replicas that do not answer, have no admin port, or have lost their database.
 
+use super::support::proxy::{self, Mode, Proxy};
 use super::*;
 
 #[tokio::test]
@@ -44,6 +45,7 @@ async fn a_replica_whose_database_is_away_still_answers_for_itself() {
     it.acquainted().await;
     let user = it.cluster.user();
     let _socket = socket(&it.cluster, 0, &user, None, None).await;
+    let description = description::Description::of(&it).await;
     postgres.server_mut().kill().await.unwrap();
     eventually("it says that it is alone", async || {
         let shown = it.get(0, "cluster").await;
@@ -55,8 +57,67 @@ async fn a_replica_whose_database_is_away_still_answers_for_itself() {
     assert!(shown["problem"].is_string(), "{shown}");
     let record = Reply::to(it.request(0, Method::GET, "record?user=a&app=b&table=c&id=d")).await;
     record.refused(503, "unavailable");
+    description.check("GET record", &record);
+    for path in ["cluster", "load", "user?id=alice", "refused-tokens"] {
+        let reply = Reply::to(it.request(0, Method::GET, path)).await;
+        description.check(&format!("GET {}", path.split('?').next().unwrap()), &reply);
+    }
+    for (path, body) in [
+        ("disconnect", json!({ "userId": user.id })),
+        ("refused-tokens", json!({ "tokenId": "lost" })),
+        ("settings", json!({ "log": "info" })),
+    ] {
+        description.check(&format!("POST {path}"), &it.post(0, path, body).await);
+    }
     postgres.server_mut().restart(mana_dev::Shutdown::Fast).await.unwrap();
     it.acquainted().await;
+}
+
+/// The network drops everything and closes nothing, as while a firewall or the database's machine is down.
+#[tokio::test]
+async fn a_database_that_says_nothing_keeps_no_operator_waiting() {
+    let admin_url: url::Url = support::admin_url().await.parse().unwrap();
+    let proxy = Proxy::start(admin_url.socket_addrs(|| None).unwrap()[0]).await;
+    let address = proxy.address();
+    let each = move |_, url: &str| {
+        let url = proxy::through(address, url);
+        let settings = [
+            ("DATABASE_URL", url.as_str()),
+            ("DATABASE_LISTEN_URL", &url),
+            ("ADMIN_PORT", "0"),
+            ("ADMIN_TOKEN", TOKEN),
+        ];
+        settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    };
+    let cluster = Cluster::start_each(admin_url.as_str(), 2, each).await;
+    let admin = cluster.nodes.iter().map(Node::admin_url).collect();
+    let it = Administered { cluster, admin };
+    it.acquainted().await;
+    let user = it.cluster.user();
+    // Its connections are open.
+    assert!(it.get(0, "cluster").await["database"].is_object() && it.user(0, &user).await["problem"].is_null());
+    let in_time = async |path: &str, limit: u64| {
+        let request = it.request(0, Method::GET, path).timeout(Duration::from_secs(limit));
+        let answer = request.send().await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        (answer.status(), serde_json::from_str::<Value>(&answer.text().await.unwrap()).unwrap())
+    };
+    proxy.set(Mode::Swallow);
+    let (_, shown) = in_time("cluster", 10).await;
+    assert_eq!((names(&shown["replicas"])[0].as_str(), &shown["database"]), ("replica-1", &Value::Null), "{shown}");
+    assert!(shown["problem"].is_string(), "{shown}");
+    let (_, shown) = in_time(&format!("user?id={}", user.id), 20).await;
+    assert!(shown["problem"].is_string() && shown["storedInPart"] == true, "{shown}");
+    let (status, _) = in_time("record?user=a&app=b&table=c&id=d", 20).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    // The silent connections stay silent: there have to be new ones.
+    proxy.set(Mode::Pass);
+    eventually("it knows the database and the others again", async || {
+        let (_, shown) = in_time("cluster", 10).await;
+        shown["database"].is_object() && shown["problem"].is_null() && names(&shown["replicas"]).len() == 2
+    })
+    .await;
+    let shown = it.user(0, &user).await;
+    assert!(shown["problem"].is_null() && shown["storedInPart"] == false, "{shown}");
 }
 
 #[tokio::test]

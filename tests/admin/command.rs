@@ -1,4 +1,4 @@
-//! The command line, and the description of the API.
+//! The command line.
 
 use super::*;
 
@@ -51,12 +51,53 @@ async fn the_command_line_does_the_same() {
         "which replica has another filter is told: {cluster}"
     );
     for (words, token, said) in [
-        (vec!["cluster"], "a-wrong-admin-token", "send the admin token"),
+        (vec!["cluster"], "a-wrong-admin-token", "refuses this ADMIN_TOKEN: its replica has another one"),
         (vec!["drain", "replica-9"], TOKEN, "no replica is named replica-9"),
         (vec!["log", "loud"], TOKEN, "the form of RUST_LOG"),
     ] {
         let (success, text) = run(&words, token).await;
         assert!(!success && text.contains(said) && !text.contains("panicked"), "{words:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_address_or_token_is_named() {
+    let it = administered(1, &[]).await;
+    let admin = &it.admin[0];
+    let public = it.cluster.url(0);
+    let with_user = admin.replace("http://", "http://alice:secret@");
+    for (url, token, said) in [
+        (
+            admin.as_str(),
+            "another-admin-token",
+            format!("{admin}/ refuses this ADMIN_TOKEN: its replica has another one"),
+        ),
+        (public, TOKEN, format!("{public}/ is not an admin port: it answered 404 Not Found")),
+        (&with_user, TOKEN, "ADMIN_URL must have no user name or password".to_owned()),
+        ("ftp://127.0.0.1", TOKEN, "must start with http:// or https://".to_owned()),
+        ("127.0.0.1:3090", TOKEN, "ADMIN_URL".to_owned()),
+        ("http://127.0.0.1:9", TOKEN, "the admin port cannot be reached".to_owned()),
+    ] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+        command.args(["admin", "cluster"]).env_clear().env("ADMIN_URL", url).env("ADMIN_TOKEN", token);
+        let done = tokio::time::timeout(TIMEOUT, command.kill_on_drop(true).output()).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && text.contains(&said), "{url}: {text}");
+        assert!(!text.contains("unencrypted") && !text.contains("secret") && !text.contains(TOKEN), "{url}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_others_may_read_in_transit_is_warned_of() {
+    // Nothing leaves this machine: the proxy does not exist.
+    for (url, warned) in [("http://sync.example.com:3090", true), ("https://sync.example.com:3090", false)] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
+        let proxies = [("HTTP_PROXY", "http://127.0.0.1:9"), ("HTTPS_PROXY", "http://127.0.0.1:9")];
+        command.args(["admin", "cluster"]).env_clear().envs(proxies).env("ADMIN_URL", url).env("ADMIN_TOKEN", TOKEN);
+        let done = tokio::time::timeout(TIMEOUT, command.kill_on_drop(true).output()).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(text.contains("ADMIN_TOKEN is sent unencrypted to http://sync.example.com:3090/"), warned, "{text}");
+        assert!(text.contains("the admin port cannot be reached") && !text.contains(TOKEN), "{text}");
     }
 }
 
@@ -88,40 +129,6 @@ async fn a_reader_that_has_had_enough_is_no_error_and_a_full_disk_is_one() {
         let said = String::from_utf8_lossy(&done.stderr);
         assert_eq!(done.status.code(), Some(status), "{said}");
         assert!(said.contains("cannot write the output") == complains && !said.contains("panicked"), "{said}");
-    }
-}
-
-#[tokio::test]
-async fn the_description_names_every_path_and_every_member_of_what_is_answered() {
-    let it = administered(1, &[]).await;
-    let user = it.cluster.user();
-    let _socket = socket(&it.cluster, 0, &user, None, Some("phone")).await;
-    it.cluster.pushed(&user, APP, json!({ "clientId": "laptop", "changes": [insert("tasks", "a", "Milk", AT)] })).await;
-    let reply = Reply::to(it.request(0, Method::GET, "openapi.yaml")).await;
-    assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, Some("application/yaml")));
-    let description = reply.text;
-    let record = format!("record?user={}&app={APP}&table=tasks&id=a", user.id);
-    for path in ["cluster", "load", &format!("user?id={}", user.id), &record, "refused-tokens"] {
-        let answer = it.get(0, path).await;
-        let path = path.split('?').next().unwrap();
-        assert!(description.contains(&format!("  /{path}:\n")), "{path}");
-        for name in members(&answer) {
-            assert!(description.contains(&format!(" {name}:")), "{path}: {name}");
-        }
-    }
-    for path in ["disconnect", "drain", "compact", "settings", "openapi.yaml"] {
-        assert!(description.contains(&format!("  /{path}:\n")), "{path}");
-    }
-}
-
-/// The names of all members, at any depth.
-fn members(json: &Value) -> Vec<String> {
-    match json {
-        Value::Object(object) => {
-            object.iter().flat_map(|(name, value)| [vec![name.clone()], members(value)].concat()).collect()
-        }
-        Value::Array(list) => list.iter().flat_map(members).collect(),
-        _ => vec![],
     }
 }
 

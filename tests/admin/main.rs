@@ -4,6 +4,7 @@ mod absent;
 mod access;
 mod actions;
 mod command;
+mod description;
 mod forms;
 #[path = "../support/mod.rs"]
 mod support;

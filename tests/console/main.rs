@@ -55,6 +55,9 @@ async fn operators_see_and_steer_the_cluster_in_a_browser() {
     ] {
         cluster.pushed(&user, APP, json!({ "clientId": device, "changes": [change] })).await;
     }
+    let longest = "n".repeat(250);
+    let change = insert("tasks", &longest, "An item", "2024-01-01T10:00:00.000Z");
+    cluster.pushed(&user, APP, json!({ "clientId": longest, "changes": [change] })).await;
     let (status, _) = cluster.push(&User { id: String::new(), token: "none".to_owned() }, APP, json!({})).await;
     assert_eq!(status, 401, "so that there are refusals to show");
     let opening = stream::iter(0..MANY - 2).map(|n| {
@@ -77,6 +80,7 @@ async fn operators_see_and_steer_the_cluster_in_a_browser() {
         "app": APP,
         "table": "tasks",
         "record": "milk",
+        "longest": longest,
         "tokenId": "token-of-the-tablet",
         "sessions": MANY,
         "screenshots": std::env::var("SCREENSHOTS").ok(),

@@ -1,11 +1,19 @@
 //! The commands of docs/runbooks, and the queries of docs/operations.md, exactly as written, against a cluster: each
-//! query is run, and each shell script, including those for the admin port. Queries to Prometheus and Kubernetes are
-//! checked by scripts/check-ops.
+//! query is run, each shell script, including those for the admin port, and each search of the log. Queries to
+//! Prometheus and Kubernetes are checked by scripts/check-ops.
 
+use crate::support::live::{socket, woken};
 use crate::support::*;
+use mana_sync::app::{self, Listeners};
+use mana_sync::clock::ManualClock;
+use mana_sync::config::Config;
+use mana_sync::shutdown::Shutdown;
+use mana_sync::telemetry::Telemetry;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 
 /// The pages with their names.
 fn pages() -> Vec<(String, String)> {
@@ -179,4 +187,126 @@ async fn no_look_up_reads_the_whole_table() {
         count += 1;
     }
     assert_eq!(count, 1);
+}
+
+/// What the pages' commands do with the log that `kubectl logs` prints.
+fn searches() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (page, text) in pages() {
+        let lines = blocks(&text).0.join("\n");
+        let commands = lines.lines().filter(|line| line.starts_with("kubectl ") && line.contains(" logs "));
+        let filters = commands.filter_map(|line| line.split_once(" | ")).map(|(_, filter)| filter.to_owned());
+        found.extend(filters.map(|filter| (page.clone(), filter)));
+    }
+    found
+}
+
+/// A replica announces itself with a date that is five minutes off.
+async fn announce_with_a_wrong_clock(cluster: &Cluster) {
+    let mut config = Config::with_defaults(&cluster.database_url).unwrap();
+    config.bind_address = std::net::Ipv4Addr::LOCALHOST.into();
+    config.port = 0;
+    config.auth.jwks_url = cluster.issuer.jwks_url().parse().unwrap();
+    config.billing.mana_credits_url = cluster.credits.url().parse().unwrap();
+    config.billing.mana_service_key = SERVICE_KEY.parse().unwrap();
+    config.drain.drain_delay_ms = Duration::ZERO;
+    let clock = ManualClock::at_present(1);
+    clock.advance(Duration::from_secs(300));
+    let (listeners, shutdown) = (Listeners::bind(&config).unwrap(), Shutdown::default());
+    let (its, clock) = (shutdown.clone(), clock.clock());
+    let telemetry = Telemetry::start(&config, &clock).unwrap();
+    let running = tokio::spawn(async move { app::run(listeners, config, clock, &telemetry, its).await });
+    eventually("the replica's announcements are ignored", async || {
+        cluster.nodes[0].log().contains("presence announcement")
+    })
+    .await;
+    shutdown.draining.cancel();
+    running.await.unwrap().unwrap();
+}
+
+async fn deliver_late(cluster: &Cluster, user: &User) {
+    let mut socket = socket(cluster, 1, user, None, None).await;
+    cluster.nodes[1].process.pause();
+    cluster
+        .pushed(user, "todo", json!({ "clientId": "phone", "changes": [insert("todos", "late", "Milk", AT)] }))
+        .await;
+    // For this long, the replica that must deliver it does nothing.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    cluster.nodes[1].process.resume();
+    woken(&mut socket).await;
+}
+
+async fn refuse_to_trim(cluster: &Cluster, user: &User) {
+    let refusing = format!(
+        "create function refuse() returns trigger language plpgsql as $$ begin raise 'no'; end $$;
+        create trigger refuse before delete on sync_changes for each row when (old.user_id = '{}') execute function refuse()",
+        user.id
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(refusing)).execute(&cluster.pool).await.unwrap();
+    for minute in 10..16 {
+        let change = update("todos", "a", "title", minute, &format!("2024-01-01T10:{minute}:00.000Z"));
+        cluster.pushed(user, "todo", json!({ "clientId": "phone", "changes": [change] })).await;
+    }
+}
+
+async fn go_back(cluster: &Cluster, user: &User) {
+    cluster
+        .pushed(user, "todo", json!({ "clientId": "phone", "changes": [insert("todos", "lost", "Milk", AT)] }))
+        .await;
+    let page = cluster.pulled(user, "todo", "todos", BEGINNING, None).await;
+    for statement in [
+        "delete from sync_changes where user_id = $1",
+        "update sync_heads set head = '2020-01-01', previous = 'epoch' where user_id = $1",
+    ] {
+        sqlx::query(statement).bind(&user.id).execute(&cluster.pool).await.unwrap();
+    }
+    cluster.pulled(user, "todo", "todos", page["syncedUntil"].as_str().unwrap(), None).await;
+}
+
+#[tokio::test]
+async fn every_search_of_the_log_finds_what_replicas_write() {
+    let traced = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"), ("OTEL_TRACES_SAMPLER", "always_on")];
+    let cluster = Cluster::start_with(2, &[&traced[..], &[("COMPACT_AFTER_MS", "400")]].concat()).await;
+    let [late, untrimmed, back] = [(); 3].map(|()| cluster.user());
+    announce_with_a_wrong_clock(&cluster).await;
+    deliver_late(&cluster, &late).await;
+    refuse_to_trim(&cluster, &untrimmed).await;
+    go_back(&cluster, &back).await;
+    cluster
+        .get_as("Bearer of.no.token", &format!("/sync/todo/pull?collection=todos&since={BEGINNING}"))
+        .await
+        .refused(401, "unauthorized");
+
+    let searches = searches();
+    assert!(searches.len() >= 6, "{searches:?}");
+    for (page, filter) in searches {
+        let mut found = Output { status: Default::default(), stdout: vec![], stderr: vec![] };
+        let what = format!("{page}: `{filter}` finds a line");
+        eventually(&what, async || {
+            let of = |node: &Node| {
+                node.log().lines().map(|line| format!("[pod/mana-sync/mana-sync] {line}\n")).collect::<String>()
+            };
+            let log: String = cluster.nodes.iter().map(of).collect();
+            found = search(&filter, &log).await;
+            found.status.success()
+        })
+        .await;
+        assert!(!found.stdout.is_empty() && found.stderr.is_empty(), "{page}: {found:?}");
+    }
+}
+
+/// Runs a filter on a log.
+async fn search(filter: &str, log: &str) -> Output {
+    let mut command = tokio::process::Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", filter]).kill_on_drop(true);
+    let mut running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = running.stdin.take().unwrap();
+    let (_, output) = tokio::join!(
+        async {
+            input.write_all(log.as_bytes()).await.unwrap();
+            drop(input);
+        },
+        running.wait_with_output()
+    );
+    output.unwrap()
 }

@@ -15,6 +15,7 @@ import autoscaling
 import commands
 import containers
 import development
+import keda
 import kinds
 import node as nodes
 import overlays
@@ -124,7 +125,9 @@ def _around(kubectl, node, folder):
 def _production(kubectl, node, folder, programs, around):
     production.check(kubectl, around, folder)
     _step("rollouts", lambda: rollouts.check(kubectl, around, folder, programs))
-    _step("autoscaling", lambda: autoscaling.check(kubectl, node))
+    metrics = autoscaling.stand_in(kubectl, node)
+    _step("autoscaling", lambda: autoscaling.check(kubectl, metrics))
+    _step("KEDA", lambda: keda.check(kubectl, node, folder, metrics))
     kubectl("delete", "namespace", production.SPACE, "--wait=false")
 
 

@@ -17,38 +17,41 @@ ASKED = int(REQUESTS["cpu"].removesuffix("m"))
 IDLE, BUSY, CROWDED = (ASKED // 10, 10), (2 * ASKED, 10), (ASKED // 10, 20000)
 
 
-def check(kubectl, node):
-    metrics = Metrics(kubectl, node, lambda: ready_names(kubectl, SPACE))
+def stand_in(kubectl, node):
+    return Metrics(kubectl, node, lambda: ready_names(kubectl, SPACE))
+
+
+def check(kubectl, metrics):
     load = lambda numbers: (setattr(metrics, "millicores", numbers[0]), setattr(metrics, "connections", numbers[1]))
     try:
         load(BUSY)
         metrics.publish(CPU)
-        seen = _follow(kubectl, 6, 60)
+        seen = follow(kubectl, 6, 60)
         # It may take less account of the CPU of a replica that started a moment ago.
         up = seen[0] == 3 and seen[-1] == 6 and seen == sorted(seen)
         report.line(f"autoscaling: CPU alone scales up, by three in half a minute: {seen}", [] if up else ["that is not from 3 to 6"])
         load(IDLE)
         _wait_less(kubectl)
-        stays = _follow(kubectl, 5, 15)
+        stays = follow(kubectl, 5, 15)
         report.line("autoscaling: as long as one of the two metrics is missing, it does not scale down", [] if stays == [6] else [stays])
         metrics.publish(CPU, CUSTOM)
-        seen = _follow(kubectl, 3, 90)
+        seen = follow(kubectl, 3, 90)
         report.line(f"autoscaling: without load it scales down to its minimum, one by one: {seen}", [] if seen == [6, 5, 4, 3] else ["that is not 6, 5, 4, 3"])
         _wait_as_written(kubectl)
         load(CROWDED)
-        seen = _follow(kubectl, 6, 90)
+        seen = follow(kubectl, 6, 90)
         report.line(f"autoscaling: connections alone scale up: {seen}", [] if seen == [3, 6] else ["that is not 3, 6"])
         load(IDLE)
         reason = lambda: next(c["reason"] for c in kubectl.get("-n", SPACE, "hpa", "mana-sync")["status"]["conditions"] if c["type"] == "AbleToScale")
         until("it waits before it scales down", lambda: reason() == "ScaleDownStabilized", 30, every=0.5)
-        stays = _follow(kubectl, 5, 10)
+        stays = follow(kubectl, 5, 10)
         report.line("autoscaling: as written, it waits before it scales down", [] if stays == [6] else [stays])
     finally:
         # An API that nobody serves would keep namespaces from being deleted.
         metrics.publish()
 
 
-def _follow(kubectl, wanted, seconds):
+def follow(kubectl, wanted, seconds):
     """The numbers of replicas that are asked for, one after the other, until there are so many or the time is over."""
     deadline, seen = time.monotonic() + seconds, []
     while time.monotonic() < deadline and wanted not in seen:

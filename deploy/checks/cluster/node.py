@@ -51,11 +51,18 @@ class Node:
                  "--hostname-override", NODE, "--node-ip", ADDRESS, "--root-dir", self.folder / "kubelet",
                  "--node-labels=topology.kubernetes.io/zone=zone")
 
-    def run(self, name, *arguments):
+    def run(self, name, *arguments, **environment):
         log = open(self.logs / f"{name}.log", "ab")
         command = [self.programs / name, *map(str, arguments)]
         path = f"{self.programs}:{os.environ['PATH']}"
-        self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PATH": path})
+        self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PATH": path} | environment)
+
+    def stop(self, *names):
+        """Ends those of these programs that run."""
+        for name in names:
+            if process := self.processes.pop(name, None):
+                process.terminate()
+                process.wait()
 
     def _answers(self, name, condition):
         def answers():

@@ -15,6 +15,8 @@ use chrono::{SecondsFormat, Utc};
 use mana_dev::{Binaries, DevError, SigningKey};
 
 const USERS: [&str; 2] = ["alice", "bob"];
+/// The key that `mana-dev token` reads if none is named.
+const DEFAULT_KEY: &str = ".dev/issuer-key.json";
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The facts about the cluster.
@@ -154,7 +156,9 @@ impl Display for Guide {
         writeln!(f, "\nmana-sync runs here with {count} {plural}.\n")?;
         self.what_runs(f)?;
         let program = shell(&from_here(&self.program));
-        writeln!(f, "\nTwo users, for 24 hours (more: {program} token --user NAME):\n")?;
+        let key = from_here(&self.key);
+        let key = if key == Path::new(DEFAULT_KEY) { String::new() } else { format!(" --key {}", shell(&key)) };
+        writeln!(f, "\nTwo users, for 24 hours (more: {program} token --user NAME{key}):\n")?;
         for Token { user, token, .. } in &self.tokens {
             writeln!(f, "{user}: {token}\n")?;
         }

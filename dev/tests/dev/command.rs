@@ -283,6 +283,20 @@ async fn what_a_command_started_is_stopped_with_it() {
     output.read_to_string(&mut line).unwrap();
 }
 
+#[tokio::test]
+async fn the_guides_command_for_more_tokens_uses_this_clusters_key() {
+    let folder = folder();
+    let dev = Dev::start(folder.path(), &[]);
+    let line = dev.after("(more: ").trim_end_matches("):").replace("NAME", "carol");
+    let printed = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert!(printed.status.success(), "{line}: {printed:?}");
+    let token = String::from_utf8(printed.stdout).unwrap();
+    let path = "sync/todo/pull?collection=tasks&since=1970-01-01T00:00:00.000Z";
+    let url = format!("http://127.0.0.1:{}/{path}", dev.port + 1);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert_eq!(client.get(url).bearer_auth(token.trim()).send().await.unwrap().status(), 200);
+}
+
 #[test]
 fn a_token_alone_is_printed_and_no_key_is_invented() {
     let folder = folder();

@@ -5,8 +5,8 @@ mod print;
 
 use self::command::AdminCommand;
 use super::report::{Cluster, Done, Record, RefusedTokens, User};
-use crate::config::{Secret, is_loopback, reachable};
-use crate::output::{Output, escaped};
+use crate::config::{Secret, http_url, is_loopback, is_plain, reachable};
+use crate::output::{Output, complain, escaped};
 use clap::Args;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
@@ -26,7 +26,7 @@ const CONNECTION: &str = "Admin port";
 #[derive(Args, Debug)]
 pub struct AdminArgs {
     /// URL of the admin port of any replica. Default: ADMIN_PORT on this machine, at ADMIN_HOST.
-    #[arg(long, env, global = true, help_heading = CONNECTION)]
+    #[arg(long, env, value_parser = http_url, global = true, help_heading = CONNECTION)]
     admin_url: Option<Url>,
 
     /// The admin port on this machine, if ADMIN_URL is not set.
@@ -58,15 +58,26 @@ pub enum ClientError {
     /// ADMIN_URL must be a URL to which a path can be appended.
     #[error("ADMIN_URL must be a URL to which a path can be appended")]
     Url,
+    /// ADMIN_URL names a user.
+    #[error("ADMIN_URL must have no user name or password: they would be sent instead of ADMIN_TOKEN")]
+    User,
     /// The admin port cannot be reached.
     #[error("the admin port cannot be reached")]
     Http(#[from] reqwest::Error),
+    /// The admin port has another token.
+    #[error("{0} refuses this ADMIN_TOKEN: its replica has another one")]
+    WrongToken(Url),
     /// The admin port refused the request.
     #[error("{0}")]
     Refused(String),
-    /// Something else listens there.
-    #[error("got {0} from something that is not an admin port")]
-    NotAdminPort(StatusCode),
+    /// Something else listens there, for example the public port.
+    #[error("{at} is not an admin port: it answered {status}")]
+    NotAdminPort {
+        /// The address that was asked.
+        at: Url,
+        /// The answer's status.
+        status: StatusCode,
+    },
     /// The answer cannot be read.
     #[error("the answer cannot be read")]
     Unreadable(#[from] serde_json::Error),
@@ -137,9 +148,13 @@ impl<'a> Api<'a> {
         let token = args.admin_token.as_ref().ok_or(ClientError::NoToken)?.expose();
         let local = SocketAddr::new(reachable(args.admin_host), args.admin_port);
         let (base, is_here) = match args.admin_url.clone() {
+            Some(url) if has_user(&url) => return Err(ClientError::User),
             Some(url) => (url, false),
             None => (Url::parse(&format!("http://{local}")).map_err(|_| ClientError::Url)?, true),
         };
+        if !is_here && is_plain(&base) {
+            complain(format_args!("mana-sync: ADMIN_TOKEN is sent unencrypted to {base}, where others may read it"));
+        }
         let builder = Client::builder().timeout(TIMEOUT);
         // Whatever proxies the environment names: what is on this machine is none of theirs.
         let http = if is_here || is_loopback(&base) { builder.no_proxy() } else { builder }.build()?;
@@ -202,11 +217,27 @@ impl<'a> Api<'a> {
         if status.is_success() {
             return Ok(text);
         }
-        match serde_json::from_str::<ErrorBody>(&text) {
-            Ok(error) => Err(ClientError::Refused(error.message)),
-            Err(_) => Err(ClientError::NotAdminPort(status)),
+        let told = serde_json::from_str::<ErrorBody>(&text);
+        let at = self.base.clone();
+        match (told, status) {
+            (Err(_), _) => Err(ClientError::NotAdminPort { at, status }),
+            (Ok(_), StatusCode::UNAUTHORIZED) => Err(ClientError::WrongToken(at)),
+            // The public port's errors have the same form.
+            (Ok(_), StatusCode::NOT_FOUND) if !self.is_admin_port().await? => {
+                Err(ClientError::NotAdminPort { at, status })
+            }
+            (Ok(error), _) => Err(ClientError::Refused(error.message)),
         }
     }
+
+    /// Returns true if what was asked describes itself as only an admin port does.
+    async fn is_admin_port(&self) -> Result<bool, ClientError> {
+        Ok(self.get("openapi.yaml", &[])?.send().await?.status().is_success())
+    }
+}
+
+fn has_user(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
 }
 
 fn without_nulls(body: &Value) -> String {

@@ -52,15 +52,16 @@ pub(super) fn cluster(out: &mut Output, cluster: &Cluster) {
     }
     in_force(out, &cluster.replicas);
     missing(out, &cluster.silent, cluster.problem.as_ref());
-    if let Some(database) = &cluster.database {
-        out.line(format_args!(
+    match &cluster.database {
+        None => out.line("The database does not answer this replica."),
+        Some(database) => out.line(format_args!(
             "PostgreSQL {}: {} ({} of it the log), {} of {} connections",
             database.version,
             bytes(database.bytes),
             bytes(database.log_bytes),
             database.connections,
             database.max_connections
-        ));
+        )),
     }
 }
 
@@ -84,17 +85,22 @@ pub(super) fn user(out: &mut Output, user: &User) {
     let usage = &user.usage;
     let changes = if usage.more { format!("{}+ changes", usage.changes) } else { counted(usage.changes, "change") };
     out.line(format_args!("{}, {changes}, {}", counted(usage.apps, "app"), at_least(bytes(usage.bytes), usage.more)));
+    if user.stored_in_part {
+        out.line("What is stored could not be read in full: these numbers lack something.");
+    }
+    let is_whole = user.silent.is_empty() && user.problem.is_none();
+    if is_whole && user.logs.is_empty() && user.sessions_total == 0 {
+        out.line("Nothing is stored of this user, and no device is connected. Is this the `sub` of the user's tokens?");
+    }
     if usage.more {
         out.line("Only the newest changes are counted; `mana-sync usage` counts everything in the largest logs.");
     }
-    out.line("");
-    let rows = user.logs.iter().map(|log| {
+    let logs = user.logs.iter().map(|log| {
         let [changes, tables] = [log.changes, log.tables].map(|number| at_least(number.to_string(), log.more));
         vec![plain(&log.app), log.head.clone(), changes, tables, at_least(bytes(log.bytes), log.more)]
     });
-    table(out, &["APP", "HEAD", "CHANGES", "TABLES", "SIZE"], &rows.collect::<Vec<_>>());
-    out.line("");
-    let rows = user.devices.iter().map(|device| {
+    section(out, &["APP", "HEAD", "CHANGES", "TABLES", "SIZE"], &logs.collect::<Vec<_>>());
+    let devices = user.devices.iter().map(|device| {
         vec![
             plain(&device.app),
             plain(&device.device),
@@ -103,7 +109,12 @@ pub(super) fn user(out: &mut Output, user: &User) {
             or_dash(device.read_until.as_ref()),
         ]
     });
-    table(out, &["APP", "DEVICE", "CHANGES", "LAST PUSH", "HAS READ UNTIL"], &rows.collect::<Vec<_>>());
+    section(out, &["APP", "DEVICE", "CHANGES", "LAST PUSH", "HAS READ UNTIL"], &devices.collect::<Vec<_>>());
+    sessions(out, user);
+    missing(out, &user.silent, user.problem.as_ref());
+}
+
+fn sessions(out: &mut Output, user: &User) {
     out.line(format_args!("\n{}", counted(user.sessions_total, "session")));
     let rows = user.sessions.iter().map(|session| {
         vec![
@@ -117,9 +128,18 @@ pub(super) fn user(out: &mut Output, user: &User) {
             or_dash(session.token_id.as_ref()),
         ]
     });
-    let head = ["REPLICA", "TRANSPORT", "APP", "DEVICE", "SINCE", "WOKEN", "READ", "TOKEN ID"];
-    table(out, &head, &rows.collect::<Vec<_>>());
-    missing(out, &user.silent, user.problem.as_ref());
+    let rows: Vec<_> = rows.collect();
+    if !rows.is_empty() {
+        table(out, &["REPLICA", "TRANSPORT", "APP", "DEVICE", "SINCE", "WOKEN", "READ", "TOKEN ID"], &rows);
+    }
+}
+
+/// Prints a table below what is already there; nothing if it has no rows.
+fn section(out: &mut Output, head: &[&str], rows: &[Vec<String>]) {
+    if !rows.is_empty() {
+        out.line("");
+        table(out, head, rows);
+    }
 }
 
 pub(super) fn record(out: &mut Output, record: &Record) {
@@ -160,7 +180,10 @@ pub(super) fn record(out: &mut Output, record: &Record) {
 
 pub(super) fn tokens(out: &mut Output, tokens: &RefusedTokens) {
     let rows = tokens.refused_tokens.iter().map(|token| vec![plain(&token.token_id), token.until.clone()]);
-    table(out, &["TOKEN ID", "UNTIL"], &rows.collect::<Vec<_>>());
+    match rows.collect::<Vec<_>>() {
+        none if none.is_empty() => out.line("No token is refused."),
+        rows => table(out, &["TOKEN ID", "UNTIL"], &rows),
+    }
     missing(out, &tokens.silent, tokens.problem.as_ref());
 }
 

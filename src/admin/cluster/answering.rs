@@ -3,12 +3,12 @@
 
 use super::super::message::{Asked, Head, Kind, MessageError, Question};
 use super::{ANSWER_TIMEOUT, AskError, CHANNEL, Inner, KeepError, Replicas, SEND_TIMEOUT, own_channel};
+use crate::db::Session;
 use crate::store::refused_tokens;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Pauses between attempts to read the refused tokens.
@@ -89,10 +89,10 @@ impl Replicas {
     }
 
     async fn take_over_refused(&self) -> Result<(), KeepError> {
-        let client = self.0.keeping.client().await?;
         loop {
             let mark = self.0.local.refused_mark();
-            let tokens = timeout(SEND_TIMEOUT, refused_tokens::read(&client)).await??;
+            let read = async |client: &Session| Ok::<_, KeepError>(refused_tokens::read(client).await?);
+            let tokens = self.0.keeping.within(SEND_TIMEOUT, read).await?;
             if self.0.local.refuse_as_kept(tokens, mark) {
                 return Ok(());
             }

@@ -20,6 +20,7 @@ use super::keys::AdminKeys;
 use super::message::{Answer, Asked, Head, Instance, Kind, MessageError, Question, write};
 use super::replica::LocalReplica;
 use super::report::{Silent, time_of_millis};
+use crate::db::Session;
 use crate::fanout::codec::{NOTIFY, NOTIFY_TYPES};
 use crate::store::refused_tokens::{self, RefusedTokensError};
 use peers::{Peer, Unanswered, unanswered};
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// The channel that all replicas with an admin port listen to.
 const CHANNEL: &str = "mana_sync_admin";
@@ -113,8 +114,6 @@ pub enum AskError {
     Connection(#[from] ConnectionError),
     #[error("cannot query the other replicas")]
     Database(#[from] tokio_postgres::Error),
-    #[error("querying the other replicas took too long")]
-    Timeout(#[from] Elapsed),
     #[error("a message cannot be encoded")]
     Message(#[from] MessageError),
 }
@@ -126,8 +125,6 @@ pub enum KeepError {
     Connection(#[from] ConnectionError),
     #[error(transparent)]
     Database(#[from] RefusedTokensError),
-    #[error("the database did not answer in time")]
-    Timeout(#[from] Elapsed),
 }
 
 impl Replicas {
@@ -159,9 +156,8 @@ impl Replicas {
     /// # Errors
     /// It may not have been stored.
     pub async fn keep_refused(&self, token_id: &str, until: u64) -> Result<(), KeepError> {
-        let client = self.0.keeping.client().await?;
-        timeout(SEND_TIMEOUT, refused_tokens::keep(&client, token_id, until)).await??;
-        Ok(())
+        let keep = async |client: &Session| Ok(refused_tokens::keep(client, token_id, until).await?);
+        self.0.keeping.within(SEND_TIMEOUT, keep).await
     }
 
     /// Removes a refused token from those that are stored.
@@ -169,9 +165,8 @@ impl Replicas {
     /// # Errors
     /// It may still be stored.
     pub async fn keep_accepted(&self, token_id: &str) -> Result<(), KeepError> {
-        let client = self.0.keeping.client().await?;
-        timeout(SEND_TIMEOUT, refused_tokens::accept(&client, token_id)).await??;
-        Ok(())
+        let accept = async |client: &Session| Ok(refused_tokens::accept(client, token_id).await?);
+        self.0.keeping.within(SEND_TIMEOUT, accept).await
     }
 
     /// Returns this replica's name.
@@ -269,13 +264,12 @@ impl Inner {
         let name = self.local.name.clone();
         let head = Head { kind, id, from: self.local.instance, name, at: self.local.clock.millis(), part: 0, parts: 1 };
         let payloads = write(&self.keys, &head, body)?;
-        timeout(SEND_TIMEOUT, async {
-            let client = self.sending.client().await?;
+        let send = async |client: &Session| {
             let [to, list] = NOTIFY_TYPES;
             client.query_typed(NOTIFY, &[(&channel, to), (&payloads, list)]).await?;
             Ok(())
-        })
-        .await?
+        };
+        self.sending.within(SEND_TIMEOUT, send).await
     }
 }
 

@@ -91,14 +91,14 @@ fn in_force(replicas: &[Replica]) -> Markup {
     let a_second = |limit: u32| if limit == 0 { "no limit".to_owned() } else { count(limit.into()) };
     html! {
         table {
-            thead { tr { th { "Replica" } th { "Log" } th.number { "Pushes a second" } th.number { "Pulls a second" } } }
+            thead { tr { th { "Replica" } th { "Log" } th.number { "Pushes/s" } th.number { "Pulls/s" } } }
             tbody {
                 @for replica in replicas {
                     tr {
                         (cell("Replica", &html! { strong { (replica.name) } }))
                         (cell("Log", &html! { code { (replica.log) } }))
-                        td.number data-name="Pushes a second" { (a_second(replica.max_user_pushes_per_second)) }
-                        td.number data-name="Pulls a second" { (a_second(replica.max_user_pulls_per_second)) }
+                        td.number data-name="Pushes/s" { (a_second(replica.max_user_pushes_per_second)) }
+                        td.number data-name="Pulls/s" { (a_second(replica.max_user_pulls_per_second)) }
                     }
                 }
             }

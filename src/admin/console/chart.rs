@@ -20,11 +20,12 @@ pub(super) fn chart(name: &str, write: fn(f64) -> String, lines: &[Line]) -> Mar
     let most = lines.iter().flat_map(|line| &line.values).flatten().copied().reduce(f64::max);
     let text = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), write);
     let now: Vec<String> = lines.iter().filter_map(|line| line.values.last()).map(|value| text(*value)).collect();
-    let (now, at_most) = (now.join(" · "), text(most));
+    let now = now.join(" · ");
+    let at_most = most.map_or_else(|| "nothing measured".to_owned(), |most| format!("at most {}", write(most)));
     html! {
         figure.card {
-            figcaption { strong { (name) } span.muted { "at most " (at_most) } }
-            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label={ (name) ": now " (now) ", at most " (at_most) } {
+            figcaption { strong { (name) } span.muted { (at_most) } }
+            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label={ (name) ": now " (now) ", " (at_most) } {
                 @for part in 1..4 {
                     line.grid x1="0" x2=(WIDTH) y1=(HEIGHT * f64::from(part) / 4.0) y2=(HEIGHT * f64::from(part) / 4.0) {}
                 }

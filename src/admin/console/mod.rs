@@ -19,8 +19,10 @@ use super::Admin;
 use super::error::AdminError;
 use crate::output::plain;
 use axum::Router;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -56,6 +58,22 @@ pub(super) fn router(admin: &Admin) -> Router<Admin> {
         .route("/assets/console.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
         .route("/assets/icon.svg", get(async || asset("image/svg+xml", ICON)))
         .layer(map_response(async |response: Response| guard(response)))
+}
+
+/// Answers a path that does not exist: with a page if a browser asks for one.
+pub(super) async fn not_found(headers: HeaderMap) -> Response {
+    let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok()).unwrap_or_default();
+    if !accepted.contains("text/html") {
+        return AdminError::NotFound.into_response();
+    }
+    let body = maud::html! {
+        main.login {
+            h1 { "mana-sync" }
+            p { "There is no such page." }
+            p { a href="/" { "Overview" } }
+        }
+    };
+    guard((StatusCode::NOT_FOUND, document::document("Not found", &body)).into_response())
 }
 
 fn guard(mut response: Response) -> Response {

@@ -5,6 +5,7 @@ use super::super::report::{Silent, time};
 use super::super::request::VERBATIM;
 use super::document::document;
 use super::login::Login;
+use crate::output::plain;
 use axum::response::Response;
 use maud::{Markup, html};
 use std::time::Duration;
@@ -96,6 +97,12 @@ pub(super) fn ago_if(time: Option<&String>) -> Markup {
 /// A table cell, which on a narrow screen stands below its name.
 pub(super) fn cell(name: &str, content: &Markup) -> Markup {
     html! { td data-name=(name) { (content) } }
+}
+
+/// A name that users chose, in a few lines however long it is; all of it can be selected.
+pub(super) fn short(name: &str) -> Markup {
+    let name = plain(name);
+    html! { span.short title=(name) { (name) } }
 }
 
 /// The replicas that did not answer, and why others could not be asked.

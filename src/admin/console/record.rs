@@ -8,7 +8,7 @@ use super::super::report::{Change, Json, Record, Write};
 use super::super::request::optional;
 use super::failed;
 use super::login::Login;
-use super::page::{Page, ago, cell, field};
+use super::page::{Page, ago, cell, field, short};
 use crate::output::{escaped, plain};
 use crate::protocol::UserKey;
 use crate::protocol::push::{MAX_APP, MAX_RECORD, MAX_TABLE};
@@ -73,10 +73,10 @@ fn fields(record: &Record) -> Markup {
                 tbody {
                     @for field in &record.fields {
                         tr {
-                            (cell("Field", &html! { strong { (plain(&field.name)) } }))
+                            (cell("Field", &html! { strong { (short(&field.name)) } }))
                             (cell("Value", &value(&field.value)))
                             (cell("Written", &ago(&field.stamp)))
-                            (cell("By", &html! { (plain(&field.device)) }))
+                            (cell("By", &short(&field.device)))
                             (cell("Stored", &html! { a href={ "#" (field.cursor) } { (ago(&field.cursor)) } }))
                         }
                     }
@@ -90,7 +90,10 @@ fn history(record: &Record) -> Markup {
     html! {
         section {
             h2 { "History" }
-            p.muted { "Newest first. The write with the later stamp wins; of equal stamps, the one stored later." }
+            p.muted {
+                "Newest first. The write with the later stamp wins; of equal stamps, the one stored later. "
+                "What came too late was stored after the current value, but written before it."
+            }
             ol.timeline { @for change in record.history.iter().rev() { (entry(change)) } }
             @if record.truncated { p.banner { "There are older changes." } }
         }
@@ -118,6 +121,7 @@ fn written(write: &Write) -> Markup {
             // In full, because it decides: two writes of one second differ in nothing else.
             span.muted { "written " code { (write.stamp) } }
             @if write.wins { " " span.chip.good { "current" } }
+            @if write.too_late { " " span.chip.warn { "came too late" } }
             @if write.trimmed { " " span.chip { "trimmed since" } }
         }
     }

@@ -4,12 +4,12 @@ use super::super::Admin;
 use super::super::act::MAX_USER;
 use super::super::api::{SESSIONS, name};
 use super::super::replica::MAX_SESSIONS;
-use super::super::report::{Device, Log, Session, User};
+use super::super::report::{Device, Session, User};
 use super::super::request::optional;
 use super::super::units::{at_least, bytes, count};
 use super::failed;
 use super::login::{LIVE, Login};
-use super::page::{Page, ago, ago_if, cell, field, figure, missing, query};
+use super::page::{Page, ago, ago_if, cell, field, figure, missing, query, short};
 use crate::output::plain;
 use axum::Extension;
 use axum::extract::State;
@@ -19,6 +19,8 @@ use maud::{Markup, html};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+const UNKNOWN: &str =
+    "Nothing is stored of this user, and no device is connected. A user's id is the sub of their tokens.";
 const REFRESH: Duration = Duration::from_secs(5);
 /// Sessions are listed in pages, newest first; later pages would ask each replica for too many.
 const PAGES: usize = MAX_SESSIONS / SESSIONS;
@@ -46,17 +48,20 @@ pub(super) async fn show(
     let has_others = user.sessions_total > user.sessions.len();
     let content = html! {
         (search(&id))
-        div data-part="missing" { (missing(&user.silent, user.problem.as_ref())) }
+        div data-part="missing" {
+            (missing(&user.silent, user.problem.as_ref()))
+            @if is_unknown(&user) { p.banner { (UNKNOWN) } }
+        }
         div.figures data-part="figures" {
             (figure("Sessions", &count_of(user.sessions_total), &spread(&user)))
             (figure("Devices", &at_least(count_of(user.devices.len()), has_others), "by app"))
-            (figure("Changes", &at_least(count(user.usage.changes), user.usage.more), &apps(user.usage.apps)))
-            (figure("Stored", &at_least(bytes(user.usage.bytes), user.usage.more), "of JSON"))
+            (figure("Changes", &stored(&user, count(user.usage.changes)), &apps(user.usage.apps)))
+            (figure("Stored", &stored(&user, bytes(user.usage.bytes)), "of JSON"))
         }
         p.muted data-part="counted" { @if user.usage.more { "Only the newest changes are counted; " code { "mana-sync usage" } " counts everything in the largest logs." } }
         p.muted { "In the server's log this user is called " code { (user.user_key) } "." }
         section data-part="devices" { h2 { "Devices" } (devices(&page, &user)) }
-        section data-part="logs" { h2 { "Logs" } (logs(&user.logs)) }
+        section data-part="logs" { h2 { "Logs" } (logs(&user)) }
         section data-part="sessions" { h2 { "Sessions" } (sessions(&page, &user, number)) }
     };
     // Only the first page shows what is new.
@@ -76,6 +81,19 @@ fn count_of(number: usize) -> String {
     count(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
+/// A number of what is stored, as far as it could be read.
+fn stored(user: &User, number: String) -> String {
+    if user.logs.is_empty() && user.stored_in_part {
+        return "–".to_owned();
+    }
+    at_least(number, user.usage.more || user.stored_in_part)
+}
+
+/// Why a table of what is stored is empty.
+fn nothing(user: &User, known: &'static str) -> &'static str {
+    if user.stored_in_part { "What is stored cannot be read at the moment." } else { known }
+}
+
 fn apps(number: usize) -> String {
     if number == 1 { "in one app".to_owned() } else { format!("in {number} apps") }
 }
@@ -85,15 +103,26 @@ fn spread(user: &User) -> String {
     let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
     user.sessions.iter().for_each(|session| *replicas.entry(&session.replica).or_default() += 1);
     match replicas.len() {
-        0 => "not connected".to_owned(),
+        0 if is_whole(user) => "not connected".to_owned(),
+        0 => "on those that answered".to_owned(),
         1 => "on one replica".to_owned(),
         many => format!("on {many} replicas"),
     }
 }
 
+/// True if all replicas have answered.
+fn is_whole(user: &User) -> bool {
+    user.silent.is_empty() && user.problem.is_none()
+}
+
+/// True if nothing is known of a user.
+fn is_unknown(user: &User) -> bool {
+    is_whole(user) && user.logs.is_empty() && user.devices.is_empty() && user.sessions_total == 0
+}
+
 fn devices(page: &Page, user: &User) -> Markup {
     html! {
-        @if user.devices.is_empty() { p.muted { "No device has pushed or read." } }
+        @if user.devices.is_empty() { p.muted { (nothing(user, "No device has pushed or read.")) } }
         @else {
             table {
                 thead { tr { th { "Device" } th { "App" } th.number { "Sessions" } th.number { "Changes" } th { "Last push" } th { "Has read until" } th { "As of" } th {} } }
@@ -108,8 +137,8 @@ fn device_row(page: &Page, user: &User, device: &Device) -> Markup {
     let sure = format!("End all sessions of {}?", plain(&device.device));
     html! {
         tr {
-            (cell("Device", &html! { strong { (plain(&device.device)) } }))
-            (cell("App", &html! { (plain(&device.app)) }))
+            (cell("Device", &html! { strong { (short(&device.device)) } }))
+            (cell("App", &short(&device.app)))
             td.number data-name="Sessions" { (device.sessions) }
             td.number data-name="Changes" { (count(device.changes)) }
             (cell("Last push", &ago_if(device.pushed_at.as_ref())))
@@ -128,16 +157,16 @@ fn read_until(device: &Device) -> Markup {
     }
 }
 
-fn logs(logs: &[Log]) -> Markup {
+fn logs(user: &User) -> Markup {
     html! {
-        @if logs.is_empty() { p.muted { "Nothing is stored." } }
+        @if user.logs.is_empty() { p.muted { (nothing(user, "Nothing is stored.")) } }
         @else {
             table {
                 thead { tr { th { "App" } th { "Newest change" } th { "Head" } th.number { "Changes" } th.number { "Tables" } th.number { "Size" } } }
                 tbody {
-                    @for log in logs {
+                    @for log in &user.logs {
                         tr {
-                            (cell("App", &html! { strong { (plain(&log.app)) } }))
+                            (cell("App", &html! { strong { (short(&log.app)) } }))
                             (cell("Newest change", &ago(&log.head)))
                             (cell("Head", &html! { code { (log.head) } }))
                             td.number data-name="Changes" { (at_least(count(log.changes), log.more)) }
@@ -158,7 +187,7 @@ fn sessions(page: &Page, user: &User, number: usize) -> Markup {
     let path = |number: usize| format!("/user?{}", query(&[("id", &user.user_id), ("page", &number.to_string())]));
     let sure = "End all sessions of this user?";
     html! {
-        @if user.sessions_total == 0 { p.muted { "No session is open." } }
+        @if user.sessions_total == 0 { p.muted { "No session is open" @if !is_whole(user) { " on the replicas that answered" } "." } }
         @else {
             div.toolbar {
                 @if listed.is_empty() { p { "No more of " (count_of(user.sessions_total)) "." } }
@@ -181,16 +210,16 @@ fn sessions(page: &Page, user: &User, number: usize) -> Markup {
 fn session_row(page: &Page, session: &Session) -> Markup {
     html! {
         tr {
-            (cell("Device", &html! { @match &session.device { Some(device) => { strong { (plain(device)) } } None => { span.muted { "unnamed" } } } }))
+            (cell("Device", &html! { @match &session.device { Some(device) => { strong { (short(device)) } } None => { span.muted { "unnamed" } } } }))
             (cell("Replica", &html! { (session.replica) }))
             (cell("Kind", &html! { span.chip { (kind(&session.transport)) } }))
-            (cell("App", &html! { @match &session.app { Some(app) => { (plain(app)) } None => { span.muted { "all" } } } }))
+            (cell("App", &html! { @match &session.app { Some(app) => { (short(app)) } None => { span.muted { "all" } } } }))
             (cell("Opened", &ago(&session.since)))
             (cell("Woken", &ago_if(session.woken_at.as_ref())))
             (cell("Read", &ago_if(session.read_at.as_ref())))
             @match &session.token_id {
                 Some(id) => {
-                    (cell("Token id", &html! { code { (plain(id)) } }))
+                    (cell("Token id", &html! { code { (short(id)) } }))
                     td.action { (refuse(page, id, session.token_expires_at.as_deref())) }
                 }
                 None => { (cell("Token id", &html! { span.muted { "none" } })) td.action {} }

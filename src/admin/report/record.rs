@@ -128,6 +128,8 @@ pub struct Write {
     pub stamp: String,
     /// True if it is the field's current value.
     pub wins: bool,
+    /// True if it was stored after the field's current value, but written before it.
+    pub too_late: bool,
     /// True if it has been trimmed from the log and is only known from the history.
     pub trimmed: bool,
 }

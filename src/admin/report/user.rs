@@ -75,6 +75,8 @@ pub struct User {
     pub devices: Vec<Device>,
     /// The user's stored data.
     pub usage: Usage,
+    /// True if what is stored could not be read in full.
+    pub stored_in_part: bool,
     /// Replicas that did not answer in time.
     pub silent: Vec<Silent>,
     /// Why the database could not be asked; none if it could.

@@ -1,5 +1,5 @@
 // The console of the admin port in Chromium: every page, every action, an expired login, many sessions.
-// Settings on stdin: { urls, expiring, token, user, app, table, record, tokenId, sessions, screenshots? }
+// Settings on stdin: { urls, expiring, token, user, app, table, record, longest, tokenId, sessions, screenshots? }
 
 import { mkdirSync } from 'node:fs';
 import { SIZES, THEMES, browser, check, found, run, settings } from '../chromium/run.js';
@@ -122,7 +122,17 @@ async function live(page) {
   await banner.waitFor({ state: 'hidden' });
 }
 
+/** A page that does not exist is one for people, and leads back. */
+async function notFound(page) {
+  const answer = await page.goto('/no-such-page');
+  check(`it is answered ${answer.status()}`, answer.status() === 404);
+  await page.getByRole('link', { name: 'Overview' }).click();
+  await page.getByRole('heading', { name: 'Replicas' }).waitFor();
+}
+
 async function user(page) {
+  await page.goto('/user?id=nobody');
+  await page.getByText('Nothing is stored of this user').waitFor();
   await page.goto('/user');
   await page.getByLabel('User id').fill(settings.user);
   await page.getByRole('button', { name: 'Show' }).click();
@@ -173,6 +183,8 @@ async function record(page) {
   check('one write of a field stands', (await standing.count()) === 1);
   check('it is the one with the latest stamp', (await standing.textContent()).includes('Eggs'));
   check('what users write stays text', (await page.locator('main b').count()) === 0);
+  const late = page.locator('.timeline li', { hasText: 'came too late' });
+  check('what came too late says so', (await late.locator('.writes').textContent()).includes('Butter'));
   await page.goto(recordPath.replace(settings.record, 'no-such-record'));
   await page.getByText('No change to such a record is stored.').waitFor();
 }
@@ -204,7 +216,7 @@ async function actions(page) {
   await send('Change', (form) => form.getByLabel('Filter').fill('loud'), 'must have the form of RUST_LOG');
   await send('Limit', (form) => form.getByLabel('Pushes a second').fill('7'), 'users may push 7 times per second');
   await page.goto('/actions');
-  const inForce = page.locator('section', { hasText: 'Settings in force' }).locator('[data-name="Pushes a second"]');
+  const inForce = page.locator('section', { hasText: 'Settings in force' }).locator('[data-name="Pushes/s"]');
   const rates = await inForce.allTextContents();
   check(`the rates of all replicas are shown: ${rates}`, rates.join() === '7,7,7');
   await send('Limit', (form) => form.getByLabel('Pulls a second').fill('many'), 'a rate must be a whole number');
@@ -240,7 +252,8 @@ async function logout(page) {
 
 /** Checks that nothing is wider than the screen; takes screenshots if requested. */
 async function looks(storageState) {
-  const pages = { overview: '/', load: '/load', user: userPath, record: recordPath, actions: '/actions' };
+  const longest = recordPath.replace(/id=[^&]*$/, `id=${settings.longest}`);
+  const pages = { overview: '/', load: '/load', user: userPath, record: recordPath, longest, actions: '/actions', 'not-found': '/no-such-page' };
   for (const [size, viewport] of Object.entries(SIZES)) {
     for (const colorScheme of THEMES) {
       const page = await open(settings.urls[0], { storageState, viewport, colorScheme, hasTouch: size === 'phone' });
@@ -248,6 +261,10 @@ async function looks(storageState) {
         await page.goto(path);
         const [wide, room] = await page.evaluate(() => [document.scrollingElement.scrollWidth, innerWidth]);
         check(`${name} is ${wide} wide on a screen of ${room}`, wide <= room);
+        const cut = await page.evaluate(() => [...document.querySelectorAll('td')].filter((td) => td.scrollWidth > td.clientWidth).map((td) => td.textContent));
+        check(`${name}, ${size}: cells are cut off: ${cut}`, cut.length === 0);
+        const tall = await page.evaluate(() => Math.max(0, ...[...document.querySelectorAll('td')].map((td) => td.offsetHeight)));
+        check(`${name}, ${size}: a row of ${tall} pixels`, tall < 130);
         if (settings.screenshots) {
           const file = `${settings.screenshots}/${name}-${size}-${colorScheme}.png`;
           await page.screenshot({ path: file, fullPage: false });
@@ -270,7 +287,7 @@ await run(async () => {
   }
   await looks(await page.context().storageState());
   console.log('every page fits both screens');
-  for (const [name, visit] of Object.entries({ user, overview, live, actions, expiry, logout })) {
+  for (const [name, visit] of Object.entries({ user, notFound, overview, live, actions, expiry, logout })) {
     await visit(page);
     console.log(`${name} is as it should be`);
   }
