@@ -6,10 +6,13 @@ mod support;
 
 mod away;
 mod cluster;
+mod cost;
 mod identity;
 mod moves;
 mod operators;
+mod readers;
 mod silence;
+mod usage;
 mod workers;
 mod writers;
 
