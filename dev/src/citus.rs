@@ -102,6 +102,10 @@ pub async fn create_database(coordinator: &str, workers: &str, name: &str) -> Re
         run(&client(&in_database(admin, name)).await?, "create extension citus").await?;
     }
     let url = in_database(coordinator, name);
+    // Citus writes the roles of all databases to a server that it adds. For two databases at once, one of them fails:
+    // "tuple concurrently updated". The lock ends with the session.
+    let one_at_a_time = client(coordinator).await?;
+    run(&one_at_a_time, "select pg_advisory_lock(hashtext('citus_add_node'))").await?;
     let client = client(&url).await?;
     run(&client, &format!("select citus_set_coordinator_host('127.0.0.1', {})", port(coordinator))).await?;
     for worker in workers {

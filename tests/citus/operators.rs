@@ -72,6 +72,19 @@ async fn a_full_database_is_distributed_and_everything_works_as_before() {
     }
 }
 
+/// As suites do, which share the servers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn databases_are_created_at_once() {
+    for _ in 0..3 {
+        let created = (0..8).map(|_| tokio::spawn(create_database()));
+        for url in futures_util::future::join_all(created).await {
+            let servers = "select count(*) from pg_dist_node where isactive and metadatasynced";
+            assert_eq!(number(&url.unwrap(), servers).await, 3);
+        }
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs a PostgreSQL with Citus: make test-citus"]
 async fn buckets_of_one_server_go_to_a_citus_that_comes_later() {
