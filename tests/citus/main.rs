@@ -9,6 +9,7 @@ mod cluster;
 mod cost;
 mod identity;
 mod moves;
+mod older;
 mod operators;
 mod readers;
 mod silence;
