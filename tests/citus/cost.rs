@@ -39,6 +39,10 @@ async fn measure(citus: &Citus, cluster: &Cluster, name: &str, clients: usize) -
     let (used, pushes) = (Usage::now(citus, cluster).since(&before), writers.attempts().len() - pushes);
     let took = begun.elapsed();
     assert_stored(cluster, &writers.stop().await).await;
+    // What is used without pushes is not theirs.
+    let (begun, before) = (Instant::now(), Usage::now(citus, cluster));
+    tokio::time::sleep(period()).await;
+    let used = used.without(&Usage::now(citus, cluster).since(&before).per(begun.elapsed()), took);
     // A session reports its calls when it is idle, or every second.
     let batch = pushes as f64 / (statements(citus).await - calls).max(1) as f64;
     let port = citus.port_of(0).await;

@@ -2,6 +2,7 @@
 
 use crate::cluster::Citus;
 use crate::support::*;
+use mana_dev::citus::WORKERS;
 use std::fs;
 use std::time::Duration;
 
@@ -21,32 +22,45 @@ fn own(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Processor time by process.
+/// Processor time by process: of the coordinator, of each worker, and of all replicas.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     pub coordinator: Duration,
-    pub workers: [Duration; mana_dev::citus::WORKERS],
+    pub workers: [Duration; WORKERS],
     pub replicas: Duration,
 }
 
 impl Usage {
     /// What has been used so far.
     pub fn now(citus: &Citus, cluster: &Cluster) -> Usage {
-        let mut workers = citus.servers.workers.iter().map(|worker| of_process(worker.server().pid()));
         Usage {
             coordinator: of_process(citus.servers.coordinator.server().pid()),
-            workers: std::array::from_fn(|_| workers.next().unwrap()),
+            workers: std::array::from_fn(|n| of_process(citus.servers.workers[n].server().pid())),
             replicas: cluster.nodes.iter().map(|node| of_process(node.process.pid())).sum(),
+        }
+    }
+
+    fn combine(&self, other: &Usage, with: impl Fn(Duration, Duration) -> Duration) -> Usage {
+        Usage {
+            coordinator: with(self.coordinator, other.coordinator),
+            workers: std::array::from_fn(|n| with(self.workers[n], other.workers[n])),
+            replicas: with(self.replicas, other.replicas),
         }
     }
 
     /// What has been used since.
     pub fn since(&self, earlier: &Usage) -> Usage {
-        Usage {
-            coordinator: self.coordinator - earlier.coordinator,
-            workers: std::array::from_fn(|n| self.workers[n] - earlier.workers[n]),
-            replicas: self.replicas - earlier.replicas,
-        }
+        self.combine(earlier, |now, then| now.saturating_sub(then))
+    }
+
+    /// What is used in a second, if this was used in that time.
+    pub fn per(&self, time: Duration) -> Usage {
+        self.combine(self, |used, _| used.div_f64(time.as_secs_f64()))
+    }
+
+    /// The rest without what is used in each second of a time anyway.
+    pub fn without(&self, per_second: &Usage, time: Duration) -> Usage {
+        self.combine(per_second, |used, anyway| used.saturating_sub(anyway.mul_f64(time.as_secs_f64())))
     }
 
     /// All of it.
