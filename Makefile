@@ -57,7 +57,8 @@ test-citus: ## Buckets on a real Citus: CITUS_BIN=folder with postgres, initdb a
 	PG_BIN=$(CITUS_BIN) TEST_BUCKETS=4 DATABASE_ACQUIRE_TIMEOUT_MS=20000 QUEUE_TIMEOUT_MS=20000 \
 		$(TARGET)/debug/mana-dev with-postgres --citus -- $(CARGO) test --no-fail-fast --test compaction -- \
 		commands:: rule:: retry:: trimming_between --skip claimed_stamps_and_young --skip what_a_killed_command --skip a_programs_row
-	PG_BIN=$(CITUS_BIN) $(TARGET)/debug/mana-dev with-postgres --citus -- \
+	# CITUS_MOVED_ROWS and CITUS_COST_SECONDS choose, too, and TEST_MANA_SYNC the replicas' program.
+	PG_BIN=$(CITUS_BIN) CITUS_DOWN_SECONDS=$(or $(CITUS_DOWN_SECONDS),60) $(TARGET)/debug/mana-dev with-postgres --citus -- \
 		$(CARGO) test --test citus -- --nocapture --ignored --test-threads 1 $(ARGS)
 
 test-browser: bootstrap-browser ## Clients, the console, reports and the page of make dev in Chromium; CLIENT_SEEDS=5, CLIENT_SEED=7, SCREENSHOTS=folder

@@ -1,7 +1,7 @@
 //! A temporary Citus cluster: a coordinator and two workers, from the PostgreSQL in `PG_BIN`, which must have the
 //! extension. Citus is not part of this project and is never fetched.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use tokio_postgres::Client;
 
@@ -31,10 +31,19 @@ impl TemporaryCitus {
     /// # Errors
     /// A server does not start: most likely its PostgreSQL has no Citus.
     pub async fn start(cache: &Path) -> Result<Self, DevError> {
+        Self::start_with_clocks(cache, [None, None]).await
+    }
+
+    /// The same, with clocks of the workers that were made by [`clock`].
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub async fn start_with_clocks(cache: &Path, clocks: [Option<Clock>; WORKERS]) -> Result<Self, DevError> {
         let coordinator = TemporaryPostgres::start(cache, settings()).await?;
         let mut workers = Vec::new();
-        for _ in 0..WORKERS {
-            workers.push(TemporaryPostgres::start(cache, settings()).await?);
+        for clock in clocks {
+            let environment = clock.map(|clock| clock.0).unwrap_or_default();
+            workers.push(TemporaryPostgres::start_in(cache, settings(), environment).await?);
         }
         Ok(Self { coordinator, workers })
     }
@@ -44,6 +53,24 @@ impl TemporaryCitus {
         let urls: Vec<String> = self.workers.iter().map(|worker| worker.server().admin_url()).collect();
         urls.join(",")
     }
+}
+
+/// A clock of a server that differs from ours: the environment variables that make it.
+#[derive(Clone, Debug)]
+pub struct Clock(Vec<(String, String)>);
+
+/// Returns a clock that is ahead of ours by this many seconds, or behind if they are negative; `None` if libfaketime is
+/// not installed.
+pub fn clock(seconds: i32) -> Option<Clock> {
+    let of_architecture = |folder: fs::DirEntry| folder.path().join("faketime/libfaketime.so.1");
+    let mut found = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(of_architecture);
+    let library = found.find(|library| library.exists())?;
+    let variables = [
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME", format!("{seconds:+}")),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ];
+    Some(Clock(variables.map(|(name, value)| (name.to_owned(), value)).into()))
 }
 
 /// Returns the settings of its servers.
@@ -75,6 +102,10 @@ pub async fn create_database(coordinator: &str, workers: &str, name: &str) -> Re
         run(&client(&in_database(admin, name)).await?, "create extension citus").await?;
     }
     let url = in_database(coordinator, name);
+    // Citus writes the roles of all databases to a server that it adds. For two databases at once, one of them fails:
+    // "tuple concurrently updated". The lock ends with the session.
+    let one_at_a_time = client(coordinator).await?;
+    run(&one_at_a_time, "select pg_advisory_lock(hashtext('citus_add_node'))").await?;
     let client = client(&url).await?;
     run(&client, &format!("select citus_set_coordinator_host('127.0.0.1', {})", port(coordinator))).await?;
     for worker in workers {

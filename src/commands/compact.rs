@@ -53,8 +53,9 @@ pub async fn run(args: &CompactArgs) -> Result<(), CommandError> {
         trimmed.gone,
         counted(trimmed.bytes, "byte")
     ));
-    match done.failed {
-        0 => written(out.end()),
-        failed => Err(CommandError::NotTrimmed { failed }),
+    match (done.unavailable, done.failed) {
+        (0, 0) => written(out.end()),
+        (0, failed) => Err(CommandError::NotTrimmed { failed }),
+        (buckets, failed) => Err(CommandError::BucketsNotTrimmed { buckets, failed }),
     }
 }

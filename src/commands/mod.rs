@@ -54,6 +54,14 @@ pub enum CommandError {
         /// The number of logs.
         failed: u64,
     },
+    /// The logs of some buckets could not be trimmed; those of the others were, apart from some.
+    #[error("the logs of {buckets} buckets, and {failed} others, could not be trimmed, see above; the rest were")]
+    BucketsNotTrimmed {
+        /// The number of buckets.
+        buckets: u64,
+        /// The number of logs of other buckets.
+        failed: u64,
+    },
     /// Erasing was not confirmed.
     #[error("nothing was erased: pass --yes, or confirm on a terminal")]
     NotConfirmed,

@@ -176,7 +176,13 @@ async fn a_full_disk_costs_refusals_while_it_is_full_and_nothing_else() {
     let disk = SmallDisk::mount(160);
     let settings = [("max_wal_size", "48MB"), ("min_wal_size", "32MB")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    let options = PostgresOptions { data_dir: disk.path().join("postgres"), port: None, settings, durable: false };
+    let options = PostgresOptions {
+        data_dir: disk.path().join("postgres"),
+        port: None,
+        settings,
+        environment: vec![],
+        durable: false,
+    };
     let account = mana_dev::place::Account::for_postgres().unwrap();
     let binaries = mana_dev::Binaries::locate(&default_folder(), account).await.unwrap();
     let mut postgres = Postgres::start_with(binaries, options).await.unwrap();

@@ -25,8 +25,22 @@ impl Citus {
         Citus::with_database(self.database()).await
     }
 
+    /// Starts a cluster with a worker, the second, whose clock is this many seconds ahead, or behind if negative. Without
+    /// libfaketime it is not: the test says so, and tests the rest.
+    pub async fn start_with_clock(seconds: i32) -> Citus {
+        let clock = citus::clock(seconds);
+        if clock.is_none() {
+            println!("libfaketime is not installed: all clocks are the same");
+        }
+        let servers = TemporaryCitus::start_with_clocks(Path::new(".dev"), [None, clock]).await.unwrap();
+        Citus::over(servers, &format!("t_{}", Uuid::new_v4().simple())).await
+    }
+
     async fn with_database(name: &str) -> Citus {
-        let servers = TemporaryCitus::start(Path::new(".dev")).await.unwrap();
+        Citus::over(TemporaryCitus::start(Path::new(".dev")).await.unwrap(), name).await
+    }
+
+    async fn over(servers: TemporaryCitus, name: &str) -> Citus {
         let coordinator = servers.coordinator.server().admin_url();
         let url = citus::create_database(&coordinator, &servers.worker_urls(), name).await.unwrap();
         Citus { servers, url }

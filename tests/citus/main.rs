@@ -4,11 +4,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod away;
 mod cluster;
+mod cost;
 mod identity;
 mod moves;
+mod older;
 mod operators;
+mod readers;
 mod silence;
+mod usage;
 mod workers;
 mod writers;
 

@@ -4,25 +4,24 @@ use crate::cluster::*;
 use crate::support::live::*;
 use crate::support::*;
 use crate::{AT, BUCKETS};
-use mana_dev::{Shutdown, citus};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 
-async fn run(url: &str, arguments: &[&str]) -> (bool, String) {
+pub async fn run(url: &str, arguments: &[&str]) -> (bool, String) {
     let done = Command::new(EXE).args(arguments).env("DATABASE_URL", url).output().await.unwrap();
     let said = if done.status.success() { done.stdout } else { done.stderr };
     (done.status.success(), String::from_utf8(said).unwrap())
 }
 
-async fn succeeded(url: &str, arguments: &[&str]) -> String {
+pub async fn succeeded(url: &str, arguments: &[&str]) -> String {
     let (success, said) = run(url, arguments).await;
     assert!(success, "{arguments:?}: {said}");
     said
 }
 
-fn one(id: &str) -> Value {
+pub fn one(id: &str) -> Value {
     json!({ "clientId": "phone", "changes": [insert("todos", id, "Milk", AT)] })
 }
 
@@ -70,6 +69,19 @@ async fn a_full_database_is_distributed_and_everything_works_as_before() {
         cluster.pushed(user, APP, one("new")).await;
         woken(&mut socket).await;
         assert_eq!(ids(&cluster.pulled(user, APP, "todos", since, None).await), ["new"], "stored once, in one log");
+    }
+}
+
+/// As suites do, which share the servers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
+async fn databases_are_created_at_once() {
+    for _ in 0..3 {
+        let created = (0..8).map(|_| tokio::spawn(create_database()));
+        for url in futures_util::future::join_all(created).await {
+            let servers = "select count(*) from pg_dist_node where isactive and metadatasynced";
+            assert_eq!(number(&url.unwrap(), servers).await, 3);
+        }
     }
 }
 
@@ -157,49 +169,6 @@ async fn programs_write_read_and_erase_and_are_told_what_does_not_work() {
         assert_eq!(number(&url, format!("select sync_erase('{}')", user.id)).await, 2);
         assert_eq!(cluster.stored(&user).await, 0);
     }
-}
-
-#[tokio::test]
-#[ignore = "needs a PostgreSQL with Citus: make test-citus"]
-async fn commands_name_the_worker_that_is_away_or_answer_completely() {
-    let mut citus = Citus::start().await;
-    distribute(&citus.url, &BUCKETS.to_string()).await;
-    let cluster = citus.replicas(1, true).await;
-    let users = users_of_all(&cluster, 1);
-    for user in &users {
-        cluster.pushed(user, APP, one("a")).await;
-        let later = update("todos", "a", "title", "Eggs", "2024-01-02T10:05:00.000Z");
-        cluster.pushed(user, APP, json!({ "clientId": "phone", "changes": [later] })).await;
-    }
-    let port = citus.port_of(0).await;
-    let mut is_gone = Vec::new();
-    for user in &users {
-        is_gone.push(citus.port_of(bucket_of(user)).await == port);
-    }
-    assert!(is_gone.contains(&false), "the other worker has buckets as well");
-    citus::server_at(&mut citus.servers.workers, &port).unwrap().kill().await.unwrap();
-    for (user, is_gone) in users.iter().zip(&is_gone) {
-        let why = ["why", "--user", &user.id, "--app", APP, "--table", "todos", "--record", "a"];
-        for (command, answer) in [
-            (&why[..], "Milk"),
-            (&["export", "--user", &user.id], "Eggs"),
-            (&["export", "--user", &user.id, "--log"], "Milk"),
-            (&["erase", "--user", &user.id, "--yes"], "2 changes"),
-        ] {
-            let (success, said) = run(&citus.url, command).await;
-            assert_eq!(success, !is_gone, "{command:?}: {said}");
-            assert!(said.contains(if *is_gone { &port } else { answer }), "{command:?}: {said}");
-        }
-    }
-    for command in [&["usage"][..], &["usage", "--json"], &["compact", "--compact-after-ms", "1"]] {
-        let (success, said) = run(&citus.url, command).await;
-        assert!(!success && said.contains(&port), "{command:?}: {said}");
-    }
-    citus::server_at(&mut citus.servers.workers, &port).unwrap().restart(Shutdown::Immediate).await.unwrap();
-    for (user, is_gone) in users.iter().zip(is_gone) {
-        assert_eq!(cluster.stored(user).await, if is_gone { 2 } else { 0 });
-    }
-    assert!(succeeded(&citus.url, &["compact", "--compact-after-ms", "1"]).await.contains("2 trimmed"));
 }
 
 /// A command may trim changes younger than the replicas' own horizon: these are recognized too, even if the command was

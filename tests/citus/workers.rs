@@ -3,6 +3,7 @@
 
 use crate::BUCKETS;
 use crate::cluster::*;
+use crate::readers::Readers;
 use crate::support::*;
 use crate::writers::{Writers, assert_stored};
 use mana_dev::{Shutdown, citus};
@@ -18,8 +19,10 @@ fn down() -> Duration {
 async fn a_killed_worker_costs_its_users_503_and_nobody_else_anything(straight: bool) {
     let mut citus = Citus::start().await;
     distribute(&citus.url, &BUCKETS.to_string()).await;
-    let cluster = citus.replicas(2, straight).await;
-    let writers = Writers::start(&cluster, &users_of_all(&cluster, 3));
+    let cluster = citus.replicas(3, straight).await;
+    let users = users_of_all(&cluster, 3);
+    let readers = Readers::start(&cluster, &users).await;
+    let writers = Writers::start(&cluster, &users);
     let all: Vec<usize> = (0..usize::from(BUCKETS)).collect();
     writers.each(&all, true).await;
 
@@ -54,7 +57,11 @@ async fn a_killed_worker_costs_its_users_503_and_nobody_else_anything(straight: 
     let while_down =
         |a: &&crate::writers::Attempt| gone.contains(&a.bucket) && a.sent > killed && a.sent + a.took < restarting;
     assert!(attempts.iter().filter(while_down).all(|attempt| !attempt.stored), "there was nowhere to store them");
-    assert_stored(&cluster, &writers.stop().await).await;
+    let longest = attempts.iter().filter(|attempt| others.contains(&attempt.bucket)).map(|attempt| attempt.took).max();
+    println!("the longest push of the others took {:?}", longest.unwrap());
+    let written = writers.stop().await;
+    assert_stored(&cluster, &written).await;
+    readers.assert_read(&written).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

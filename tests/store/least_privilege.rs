@@ -41,7 +41,11 @@ async fn edit_often(cluster: &Cluster, user: &User) {
     }
 }
 
-const TRIMMING: &str = "function sync_trim_rows(uuid[], text[], bool[], bool)";
+/// The schemas with the tables of logs, in order: several if the logs are distributed.
+pub async fn schemas(owner: &mut PgConnection) -> Vec<String> {
+    let schemas = "select relnamespace::regnamespace::text from pg_class where relname = 'sync_changes' and relkind = 'r' order by 1";
+    sqlx::query_scalar(schemas).fetch_all(owner).await.unwrap()
+}
 
 #[tokio::test]
 async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_serves_goes_on() {
@@ -49,9 +53,12 @@ async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_ser
     let mut owner = connect(&cluster.database_url).await;
     sqlx::raw_sql(GRANTS).execute(&mut owner).await.unwrap();
     sqlx::raw_sql("alter role mana_sync_replica nosuperuser").execute(&mut server).await.unwrap();
+    let schemas = schemas(&mut owner).await;
     let mut change = async |what: &str| {
-        let change = sqlx::AssertSqlSafe(what.replace("trimming", TRIMMING));
-        sqlx::raw_sql(change).execute(&mut owner).await.unwrap();
+        for schema in &schemas {
+            let trimming = format!("function {schema}.sync_trim_rows(uuid[], text[], bool[], bool)");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(what.replace("trimming", &trimming))).execute(&mut owner).await.unwrap();
+        }
     };
     change("revoke execute on trimming from mana_sync_replica").await;
     cluster.nodes[0].process.kill().await;
@@ -62,7 +69,8 @@ async fn a_replica_that_may_not_trim_says_so_before_it_is_ready_and_one_that_ser
             Ok(reply) => reply.text().await.unwrap(),
             Err(_) => return false,
         };
-        message.contains("lacks rights to trim: EXECUTE on sync_trim_rows") && message.contains("grants.sql")
+        let what = ["lacks rights to trim: EXECUTE on ", "sync_trim_rows", "grants.sql"];
+        what.iter().all(|what| message.contains(what))
     })
     .await;
     change("grant execute on trimming to mana_sync_replica").await;
@@ -82,7 +90,8 @@ async fn a_replica_needs_no_more_than_it_is_granted_and_says_what_is_missing() {
     sqlx::raw_sql("alter role mana_sync_replica nosuperuser").execute(&mut server).await.unwrap();
     eventually("it says what is missing", async || {
         let message = cluster.get("/health/ready").await.text;
-        message.contains("DATABASE_URL lacks rights") && message.contains("INSERT on sync_changes")
+        let schema = if std::env::var(TEST_BUCKETS).is_ok() { "sync_b00." } else { "" };
+        message.contains("DATABASE_URL lacks rights") && message.contains(&format!("INSERT on {schema}sync_changes"))
     })
     .await;
 
@@ -107,7 +116,7 @@ async fn a_replica_needs_no_more_than_it_is_granted_and_says_what_is_missing() {
     assert!(live::metric(&cluster, 0, "mana_sync_compaction_rows_total").await >= 19.0);
 
     let mut replica = connect(&as_replica(&cluster.database_url)).await;
-    for statement in [
+    let statements = [
         "delete from sync_changes",
         "update sync_changes set data = null",
         "insert into sync_history select * from sync_history",
@@ -118,15 +127,27 @@ async fn a_replica_needs_no_more_than_it_is_granted_and_says_what_is_missing() {
         "insert into _sqlx_migrations values (99, '', now(), true, '', 0)",
         "create table mine ()",
         "create temporary table mine ()",
-    ] {
-        let refused = sqlx::raw_sql(statement).execute(&mut replica).await;
-        let code =
-            refused.err().and_then(|error| error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned())));
-        assert_eq!(code.as_deref(), Some("42501"), "{statement}");
+    ];
+    for schema in schemas(&mut owner).await {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("set search_path = {schema}"))).execute(&mut replica).await.unwrap();
+        for statement in statements {
+            assert_eq!(code_of(&mut replica, statement).await.as_deref(), Some("42501"), "{schema}: {statement}");
+        }
+    }
+    // What there is in the main schema for programs.
+    sqlx::raw_sql("set search_path = public").execute(&mut replica).await.unwrap();
+    for statement in ["select sync_erase('u')", "select sync_push('u', 'a', 'c', '[]')", "delete from sync_changes"] {
+        assert_eq!(code_of(&mut replica, statement).await.as_deref(), Some("42501"), "{statement}");
     }
     sqlx::raw_sql("create role neighbour login").execute(&mut server).await.unwrap();
     let neighbour = cluster.database_url.replace("postgres://postgres@", "postgres://neighbour@");
     assert!(PgConnection::connect(&neighbour).await.is_err(), "whoever may not connect hears nothing");
+}
+
+/// The SQLSTATE with which a statement was refused.
+pub async fn code_of(connection: &mut PgConnection, statement: &str) -> Option<String> {
+    let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(connection).await.err()?;
+    refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()))
 }
 
 /// Runs `mana-sync migrate --grant` on this database.

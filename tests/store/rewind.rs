@@ -38,7 +38,7 @@ async fn copy_of(primary: &Postgres, folder: &Path, standby: bool) -> PathBuf {
 }
 
 async fn start(binaries: &Binaries, data_dir: PathBuf, port: Option<u16>) -> Postgres {
-    let options = PostgresOptions { data_dir, port, settings: vec![], durable: false };
+    let options = PostgresOptions { data_dir, port, settings: vec![], environment: vec![], durable: false };
     Postgres::start_with(binaries.clone(), options).await.unwrap()
 }
 

@@ -1,7 +1,7 @@
 //! Programs behind the wall of `deploy/row_level_security.sql`, which see one user's rows, and replicas that serve them
 //! as before.
 
-use crate::least_privilege::{GRANTS, connect};
+use crate::least_privilege::{GRANTS, code_of, connect, schemas};
 use crate::support::*;
 use mana_dev::TemporaryPostgres;
 use serde_json::json;
@@ -10,12 +10,6 @@ use std::path::Path;
 
 const AT: &str = "2024-01-01T10:05:00.000Z";
 const WALL: &str = include_str!("../../deploy/row_level_security.sql");
-
-/// The SQLSTATE with which a statement was refused.
-async fn code_of(connection: &mut PgConnection, statement: &str) -> Option<String> {
-    let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned())).execute(connection).await.err()?;
-    refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()))
-}
 
 async fn count(connection: &mut PgConnection, table: &str) -> i64 {
     let count = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
@@ -79,13 +73,16 @@ async fn behind_the_wall_a_program_sees_and_writes_one_users_rows_and_replicas_s
     assert_eq!(count(&mut program, "sync_changes where user_id = 'bob'").await, 0);
     assert_eq!(count(&mut program, "sync_records('bob', 'todo')").await, 0);
     assert_eq!(count(&mut program, "sync_records('alice', 'todo')").await, 1);
+    // Where the rows are: with buckets, the main schema has views.
+    let mut owner = connect(&cluster.database_url).await;
+    let schema = schemas(&mut owner).await.remove(0);
     for statement in [
         &*insert_for("bob", "2"),
         "select sync_push('bob', 'todo', 'importer', '[]')",
         "select sync_erase('bob')",
-        "update sync_changes set user_id = 'alice'",
-        "update sync_heads set head = now()",
-        "alter table sync_changes disable row level security",
+        &format!("update {schema}.sync_changes set user_id = 'alice'"),
+        &format!("update {schema}.sync_heads set head = now()"),
+        &format!("alter table {schema}.sync_changes disable row level security"),
     ] {
         assert_eq!(code_of(&mut program, statement).await.as_deref(), Some("42501"), "{statement}");
     }
@@ -103,7 +100,11 @@ async fn behind_the_wall_a_program_sees_and_writes_one_users_rows_and_replicas_s
     assert_eq!(count(&mut program, "sync_changes").await, 3, "alice's again: it was for one transaction");
 
     sqlx::raw_sql("create role stranger login").execute(&mut server).await.unwrap();
-    let mut owner = connect(&cluster.database_url).await;
+    for schema in schemas(&mut owner).await {
+        let grant =
+            format!("grant usage on schema {schema} to stranger; grant select on {schema}.sync_changes to stranger");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(grant)).execute(&mut owner).await.unwrap();
+    }
     sqlx::raw_sql("grant select on sync_changes to stranger; set role stranger").execute(&mut owner).await.unwrap();
     assert_eq!(count(&mut owner, "sync_changes").await, 0, "a role that nobody named sees nothing");
 }

@@ -58,7 +58,7 @@ async fn works_over(url: &str, settings: &[&str]) {
     assert_eq!(command(url, &["export", "--user", &user.id]).await, "", "{settings:?}");
 }
 
-/// The same after the logs of a database that served have been distributed.
+/// The same after the logs of a database that served have been distributed; if all tests have buckets, before it served.
 async fn works_when_distributed(settings: &[&str]) {
     let url = database_with(settings).await;
     let cluster = Cluster::start_over_with(&url, 1, vec![]).await;
@@ -66,7 +66,8 @@ async fn works_when_distributed(settings: &[&str]) {
     let body = json!({ "clientId": "phone", "since": NO_DELTA, "changes": [insert("todos", "a", "x", AT)] });
     cluster.pushed(&user, "todo", body).await;
     drop(cluster);
-    command(&url, &["distribute", "--buckets", "2"]).await;
+    let buckets = std::env::var(TEST_BUCKETS).unwrap_or("2".to_owned());
+    command(&url, &["distribute", "--buckets", &buckets]).await;
     assert!(command(&url, &["export", "--user", &user.id]).await.contains(r#""x""#), "{settings:?}");
     stores_and_reads(&Cluster::start_over_with(&url, 2, vec![]).await, settings).await;
 }

@@ -24,7 +24,7 @@ impl Node {
         env.extend(services.extra.iter().cloned());
         let env = with_role(env);
         let options = ReplicaOptions {
-            exe: env!("CARGO_BIN_EXE_mana-sync").into(),
+            exe: std::env::var_os(TEST_MANA_SYNC).unwrap_or_else(|| env!("CARGO_BIN_EXE_mana-sync").into()).into(),
             name: format!("replica {number}"),
             env,
             log: Some(log),

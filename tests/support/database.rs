@@ -178,7 +178,7 @@ pub async fn standby_of(primary: &Postgres, folder: &Path, settings: Vec<(String
     copy.args(["-d", &primary.admin_url()]);
     let copied = tokio::task::spawn_blocking(move || copy.output()).await.unwrap().expect("pg_basebackup is needed");
     assert!(copied.status.success(), "{copied:?}");
-    let options = PostgresOptions { data_dir, port: None, settings, durable: false };
+    let options = PostgresOptions { data_dir, port: None, settings, environment: vec![], durable: false };
     Postgres::start_with(primary.binaries().clone(), options).await.unwrap()
 }
 

@@ -36,6 +36,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(90);
 /// How long [`eventually`] waits: it says that something happens, not how soon, and several suites share the machine.
 pub const EVENTUALLY: Duration = Duration::from_secs(60);
 pub const SERVICE_KEY: &str = "test-service-key";
+/// If set, replicas run this program, one that was built for release, perhaps, instead of the one built with the tests.
+pub const TEST_MANA_SYNC: &str = "TEST_MANA_SYNC";
 /// If set, every test cluster has its logs in this many buckets.
 pub const TEST_BUCKETS: &str = "TEST_BUCKETS";
 /// The cursor at which an initial sync begins.

@@ -34,7 +34,7 @@ pub async fn start(wanted: Wanted<'_>) -> Result<Postgres, DevError> {
         reset(&data_dir)?;
     }
     let port = wanted.port.map(preferred).filter(|port| *port != 0);
-    let options = PostgresOptions { data_dir, port, settings: wanted.settings, durable: true };
+    let options = PostgresOptions { data_dir, port, settings: wanted.settings, environment: vec![], durable: true };
     let postgres = Postgres::start_with(binaries, options).await?;
     if !postgres.has_database(DATABASE).await? {
         postgres.create_database(DATABASE).await?;

@@ -38,6 +38,7 @@ pub async fn launch(
     for (name, value) in settings(options) {
         command.arg("-c").arg(format!("{name}={value}"));
     }
+    command.envs(options.environment.iter().cloned());
     command.stdin(Stdio::null()).stdout(log.0).stderr(log.1);
     let on_our_death = if options.durable { Shutdown::Fast } else { Shutdown::Immediate };
     let child = Child::spawn(command, on_our_death.signal(), Group::Own).map_err(DevError::io("start PostgreSQL"))?;

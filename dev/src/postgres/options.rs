@@ -14,6 +14,8 @@ pub struct PostgresOptions {
     pub port: Option<u16>,
     /// Settings as in postgresql.conf; they override our own.
     pub settings: Vec<(String, String)>,
+    /// Environment variables of the server.
+    pub environment: Vec<(String, String)>,
     /// False for tests: data lost by the operating system in a power failure doesn't matter. A killed server loses
     /// nothing either way.
     pub durable: bool,

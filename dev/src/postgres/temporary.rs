@@ -56,8 +56,17 @@ impl TemporaryPostgres {
     /// `cache` keeps a PostgreSQL that had to be fetched; `settings` are as in postgresql.conf. The data folder is a
     /// copy of the one that [`PG_TEMPLATE`] names, if there is one.
     pub async fn start(cache: &Path, settings: Vec<(String, String)>) -> Result<Self, DevError> {
+        Self::start_in(cache, settings, Vec::new()).await
+    }
+
+    /// The same, with these environment variables.
+    pub async fn start_in(
+        cache: &Path,
+        settings: Vec<(String, String)>,
+        environment: Vec<(String, String)>,
+    ) -> Result<Self, DevError> {
         let template = env::var_os(PG_TEMPLATE).map(PathBuf::from);
-        Self::start_from(template.as_deref(), cache, settings).await
+        Self::start_as(template.as_deref(), cache, settings, environment).await
     }
 
     /// The same with this template, or with none. One of another major version is left alone.
@@ -65,6 +74,15 @@ impl TemporaryPostgres {
         template: Option<&Path>,
         cache: &Path,
         settings: Vec<(String, String)>,
+    ) -> Result<Self, DevError> {
+        Self::start_as(template, cache, settings, Vec::new()).await
+    }
+
+    async fn start_as(
+        template: Option<&Path>,
+        cache: &Path,
+        settings: Vec<(String, String)>,
+        environment: Vec<(String, String)>,
     ) -> Result<Self, DevError> {
         let account = Account::for_postgres()?;
         let binaries = Binaries::locate(cache, account).await?;
@@ -75,7 +93,7 @@ impl TemporaryPostgres {
         {
             datadir::copy(template, &data_dir).await?;
         }
-        let options = PostgresOptions { data_dir, port: None, settings, durable: false };
+        let options = PostgresOptions { data_dir, port: None, settings, environment, durable: false };
         let server = Postgres::start_with(binaries, options).await?;
         Ok(Self { server, _folder: folder })
     }

@@ -17,6 +17,7 @@ fn options(folder: &Path) -> PostgresOptions {
         data_dir: folder.join("postgres"),
         port: None,
         settings: vec![("shared_buffers".into(), "16MB".into())],
+        environment: vec![],
         durable: false,
     }
 }

@@ -12,6 +12,8 @@ pub struct Progress {
     pub logs: u64,
     /// Logs that could not be trimmed; the process's log says why.
     pub failed: u64,
+    /// Buckets whose logs could not be listed; the process's log says why.
+    pub unavailable: u64,
     /// Progress of the current log, from 0 to 1.
     pub part: f64,
     /// Totals of what was trimmed so far.
@@ -25,10 +27,10 @@ impl Compactor {
     }
 
     /// Trims the logs of a user, of an app or of all, and reports progress after each piece. A log that cannot be
-    /// trimmed is counted, and the others are still trimmed.
+    /// trimmed is counted, and so is an unavailable bucket; the others are still trimmed.
     ///
     /// # Errors
-    /// The database cannot be reached, or the logs cannot be listed.
+    /// The database cannot be reached, or the logs of the only bucket concerned cannot be listed.
     pub async fn trim_all(
         &mut self,
         user: Option<&str>,
@@ -37,11 +39,27 @@ impl Compactor {
     ) -> Result<Progress, CompactionError> {
         let user = user.map(UserKey::of);
         let mut progress = Progress::default();
-        for bucket in self.buckets_of(user) {
+        let buckets = self.buckets_of(user);
+        for bucket in buckets.iter().copied() {
             self.enter(bucket);
-            self.trim_bucket(user, app, &mut progress, &mut said).await?;
+            if let Err(error) = self.trim_bucket(user, app, &mut progress, &mut said).await {
+                let error = self.skip_one_of(&buckets, error)?;
+                progress.unavailable += 1;
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(bucket, error, "the logs of a bucket cannot be trimmed");
+            }
         }
         Ok(progress)
+    }
+
+    /// Returns the error as one of a single bucket, if there are others and the database can be reached.
+    fn skip_one_of(&mut self, buckets: &[usize], error: CompactionError) -> Result<CompactionError, CompactionError> {
+        self.connection = None;
+        match error {
+            CompactionError::Connect(_) => Err(error),
+            error if buckets.len() == 1 => Err(error),
+            error => Ok(error),
+        }
     }
 
     async fn trim_bucket(
@@ -92,17 +110,26 @@ impl Compactor {
         Ok(())
     }
 
-    /// Returns the number of logs of a user, of an app or of all.
+    /// Returns the number of logs of a user, of an app or of all, without those of unavailable buckets.
     pub async fn count_logs(&mut self, user: Option<&str>, app: Option<&str>) -> Result<u64, CompactionError> {
-        let count = "select count(*) from sync_heads where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2)";
         let user = user.map(UserKey::of);
+        let buckets = self.buckets_of(user);
         let mut all = 0;
-        for bucket in self.buckets_of(user) {
+        for bucket in buckets.iter().copied() {
             self.enter(bucket);
-            let of_user = user.map(|user| user.0);
-            let logs: i64 = self.connection().await?.query_one(count, &[&of_user, &app]).await?.try_get(0)?;
-            all += u64::try_from(logs).unwrap_or(0);
+            match self.count_in_bucket(user, app).await {
+                Ok(logs) => all += logs,
+                // Trimming reports it.
+                Err(error) => drop(self.skip_one_of(&buckets, error)?),
+            }
         }
         Ok(all)
+    }
+
+    async fn count_in_bucket(&mut self, user: Option<UserKey>, app: Option<&str>) -> Result<u64, CompactionError> {
+        let count = "select count(*) from sync_heads where ($1::uuid is null or user_key = $1) and ($2::text is null or app_id = $2)";
+        let of_user = user.map(|user| user.0);
+        let logs: i64 = self.connection().await?.query_one(count, &[&of_user, &app]).await?.try_get(0)?;
+        Ok(u64::try_from(logs).unwrap_or(0))
     }
 }

@@ -258,7 +258,8 @@ impl Compactor {
     }
 
     /// Creates the history partitions needed, and drops old ones if this is a replica, whose settings say how long to
-    /// keep them. A command only creates those it needs.
+    /// keep them. A command only creates those it needs. On Citus a day can be created only while all servers are there;
+    /// until then the days that exist have to do.
     pub(super) async fn see_to_days(&mut self) -> Result<(), CompactionError> {
         if self.days_seen[self.bucket].is_some_and(|seen| seen.elapsed() < DAYS_PERIOD) {
             return Ok(());
@@ -269,7 +270,18 @@ impl Compactor {
             (false, false) => return Ok(()),
         };
         let connection = self.connection().await?;
-        timeout(PIECE_TIMEOUT, connection.execute("select sync_history_days($1)", &[&days])).await??;
+        let maintained = timeout(PIECE_TIMEOUT, connection.execute("select sync_history_days($1)", &[&days])).await?;
+        match maintained.map_err(CompactionError::from) {
+            Err(error) if self.layout.is_on_citus() && error.is_of_other_server() => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    bucket = self.bucket,
+                    "a server is away: the history's daily partitions stay as they are"
+                );
+            }
+            maintained => drop(maintained?),
+        }
         self.days_seen[self.bucket] = Some(Instant::now());
         Ok(())
     }

@@ -200,44 +200,55 @@ begin
 end
 $$;
 
--- As elsewhere, but rows are locked by a separate statement. Combined with the others, Citus would fetch the rows to
--- the server that was called.
+-- As elsewhere, but one statement after another. Combined with the others, the first would have its rows copied to all
+-- servers, and nothing could be trimmed while one of them is away.
 create or replace function sync_trim_rows(trimmed uuid[], losing text[], going bool[], keep_history bool)
 returns table (rows bigint, gone bigint, bytes bigint)
 language plpgsql security definer as $$
 #variable_conflict use_column
 declare
     asked bigint;
+    changed record;
 begin
     perform from sync_changes c where c.id = any(trimmed) order by c.id for update;
-    with cut as materialized (
-        select c.id, c.log_id, c.table_name, c.record_id, c.created_at, c.client_id, c.op, c.data, c.extra, c.size,
-               u.lost::jsonb as lost, u.gone, array(select jsonb_object_keys(u.lost::jsonb)) as fields
-        from unnest(trimmed, losing, going) as u (id, lost, gone)
-        join sync_changes c on c.id = u.id
-    ), kept as (
+    get diagnostics asked = row_count;
+    if keep_history then
+        -- A volatile function has the rows fetched to here and sent back. Without one, Citus 13 writes a statement that
+        -- PostgreSQL does not understand.
         insert into sync_history (trimmed_at, log_id, table_name, record_id, id, created_at, client_id, op, data,
                                   field_timestamps, extra)
-        select now(), k.log_id, k.table_name, k.record_id, k.id, k.created_at, k.client_id, k.op,
-               case k.op when 'delete' then k.lost
-                   else (select coalesce(jsonb_object_agg(d.key, d.value), '{}') from jsonb_each(k.data) d where d.key = any(k.fields))
-               end, k.lost, k.extra
-        from cut k where keep_history
-    ), shrunk as (
+        select clock_timestamp(), c.log_id, c.table_name, c.record_id, c.id, c.created_at, c.client_id, c.op,
+               case when c.op = 'delete' then u.lost::jsonb
+                   else (select coalesce(jsonb_object_agg(d.key, d.value), '{}') from jsonb_each(c.data) d where u.lost::jsonb ? d.key)
+               end, u.lost::jsonb, c.extra
+        from unnest(trimmed, losing) as u (id, lost) join sync_changes c on c.id = u.id;
+    end if;
+    rows := 0;
+    gone := 0;
+    bytes := 0;
+    for changed in
         update sync_changes c
         set data = c.data - k.fields, field_timestamps = c.field_timestamps - k.fields,
             size = sync_size(c.data - k.fields, c.field_timestamps - k.fields, c.extra)
-        from cut k where c.id = k.id and not k.gone
-        returning k.size - c.size as bytes,
-                  coalesce(c.data ?| k.fields, false) or c.field_timestamps ?| k.fields as is_kept
-    ), removed as (
-        delete from sync_changes c using cut k where c.id = k.id and k.gone
-        returning k.size as bytes
-    )
-    select (select count(*) from cut), (select count(*) from shrunk s where not s.is_kept) + (select count(*) from removed),
-           (select count(*) from removed),
-           coalesce((select sum(s.bytes) from shrunk s), 0)::int8 + coalesce((select sum(r.bytes) from removed r), 0)::int8
-    into asked, rows, gone, bytes;
+        from (
+            select b.id, b.size, array(select jsonb_object_keys(u.lost::jsonb)) as fields
+            from unnest(trimmed, losing, going) as u (id, lost, gone) join sync_changes b on b.id = u.id
+            where not u.gone
+        ) k
+        where c.id = k.id
+        returning k.size - c.size as bytes, coalesce(c.data ?| k.fields, false) or c.field_timestamps ?| k.fields as is_kept
+    loop
+        rows := rows + (not changed.is_kept)::int;
+        bytes := bytes + changed.bytes;
+    end loop;
+    for changed in
+        delete from sync_changes c using unnest(trimmed, going) as u (id, gone) where c.id = u.id and u.gone
+        returning c.size as bytes
+    loop
+        rows := rows + 1;
+        gone := gone + 1;
+        bytes := bytes + changed.bytes;
+    end loop;
     if rows < asked then
         perform sync_refuse_kept('sync_changes');
     end if;

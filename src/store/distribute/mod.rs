@@ -34,7 +34,8 @@ const MARK: &str = "A bucket of mana-sync";
 /// The last one keeps Citus, if present, from distributing the schemas before they have their tables.
 const SETTINGS: &str = "set client_min_messages = warning; set lock_timeout = '30s'; set timezone = 'UTC';
     set enable_seqscan = off; set jit = off; set row_security = off;
-    select set_config(name, 'off', false) from pg_settings where name = 'citus.enable_schema_based_sharding'";
+    select set_config('citus.enable_schema_based_sharding', 'off', false)
+    where current_setting('citus.enable_schema_based_sharding', true) is not null";
 
 /// The reason that the logs were not distributed.
 #[derive(Debug, thiserror::Error)]
