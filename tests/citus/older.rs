@@ -41,10 +41,11 @@ async fn serves(cluster: &Cluster, users: &[User], id: &str) -> bool {
     is_served
 }
 
-/// What the replica's last run reported, apart from reports that all are well.
+/// The last of what the replica reported, apart from reports that all is well.
 fn reasons(cluster: &Cluster) -> String {
     let log = cluster.nodes[0].log();
-    log.lines().filter(|line| !line.contains("\"INFO\"")).collect::<Vec<_>>().join("\n")
+    let lines: Vec<_> = log.lines().filter(|line| !line.contains("\"INFO\"")).collect();
+    lines[lines.len().saturating_sub(5)..].join("\n")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
