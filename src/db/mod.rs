@@ -34,6 +34,6 @@ pub use error::{ConnectError, DbError};
 pub use identity::{Admitted, IDENTITY, identity};
 pub use pool::{Pool, PoolConfig, PoolStatus};
 pub use shortest::ShortestLately;
-pub use sql::{ORDERLY, RowSink, Sql};
+pub use sql::{RowSink, Sql, make_orderly};
 pub use tls::TlsError;
 pub use types::{JsonText, Micros};

@@ -11,7 +11,7 @@ pub use super::listener_status::ListenerStatus;
 use super::codec::{CHANNEL, NOTIFY, NOTIFY_TYPES};
 use super::receiver::Receiver;
 use crate::clock::Clock;
-use crate::db::{ConnectError, Connector, Driver, ORDERLY};
+use crate::db::{ConnectError, Connector, Driver, make_orderly};
 use crate::failpoints::Failpoint;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -170,7 +170,7 @@ impl Listener {
 
     async fn is_listening(&self) -> Result<bool, ListenError> {
         let session = self.connector.open().await?;
-        session.batch_execute(ORDERLY).await?;
+        make_orderly(&session).await?;
         let asked = session.query_typed(IS_LISTENING, &[]).await;
         session.close().await;
         match asked {
@@ -260,7 +260,7 @@ async fn call(connector: &Connector, echo: &Echo) -> Result<(), ListenError> {
 
 async fn start_listening(client: &Client, echo: &Echo) -> Result<(), ListenError> {
     // LISTEN may take long, and a listener may be silent for as long as there is nothing to announce.
-    client.batch_execute(ORDERLY).await?;
+    make_orderly(client).await?;
     let standby: bool = client.query_typed("select pg_is_in_recovery()", &[]).await?[0].try_get(0)?;
     if standby {
         return Err(ListenError::Standby);

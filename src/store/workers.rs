@@ -10,7 +10,7 @@
 use super::fitness;
 use super::schema::STEP_TIMEOUT;
 use crate::config::{Config, Host, PostgresUrl, Secret};
-use crate::db::{Admitted, ConnectError, Connector, IDENTITY, ORDERLY, identity};
+use crate::db::{Admitted, ConnectError, Connector, IDENTITY, identity, make_orderly};
 use crate::store::layout::Layout;
 use std::fmt;
 use std::sync::Arc;
@@ -99,7 +99,7 @@ impl Worker {
     /// Returns the identity of the database that its URL leads to.
     async fn identity(&self) -> Result<Option<String>, AskError> {
         let session = self.connector.open().await?;
-        session.batch_execute(ORDERLY).await?;
+        make_orderly(&session).await?;
         let identity = identity(&session).await?;
         session.close().await;
         Ok(identity)
@@ -108,7 +108,7 @@ impl Worker {
     /// The same. Fails if the URL's role lacks rights to the buckets.
     async fn identity_if_fit(&self) -> Result<Option<String>, AskError> {
         let session = self.connector.open().await?;
-        session.batch_execute(ORDERLY).await?;
+        make_orderly(&session).await?;
         let identity = identity(&session).await?;
         let rights = session.query_typed(fitness::RIGHTS.text, &[(&&self.schemas[..], Type::TEXT_ARRAY)]).await?;
         session.close().await;
