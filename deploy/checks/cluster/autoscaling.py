@@ -24,9 +24,10 @@ def stand_in(kubectl, node):
 def check(kubectl, metrics):
     load = lambda numbers: (setattr(metrics, "millicores", numbers[0]), setattr(metrics, "connections", numbers[1]))
     try:
+        before = follow(kubectl, 3, 10)
         load(BUSY)
         metrics.publish(CPU)
-        seen = follow(kubectl, 6, 60)
+        seen = follow(kubectl, 6, 60, before)
         # It may take less account of the CPU of a replica that started a moment ago.
         up = seen[0] == 3 and seen[-1] == 6 and seen == sorted(seen)
         report.line(f"autoscaling: CPU alone scales up, by three in half a minute: {seen}", [] if up else ["that is not from 3 to 6"])
@@ -35,7 +36,6 @@ def check(kubectl, metrics):
         stays = follow(kubectl, 5, 15)
         report.line("autoscaling: as long as one of the two metrics is missing, it does not scale down", [] if stays == [6] else [stays])
         metrics.publish(CPU, CUSTOM)
-        # The first step may be over before it is looked at again.
         seen = follow(kubectl, 3, 90, stays)
         report.line(f"autoscaling: without load it scales down to its minimum, one by one: {seen}", [] if seen == [6, 5, 4, 3] else ["that is not 6, 5, 4, 3"])
         _wait_as_written(kubectl)
@@ -54,7 +54,7 @@ def check(kubectl, metrics):
 
 def follow(kubectl, wanted, seconds, before=()):
     """The numbers of replicas that are asked for, one after the other, until there are so many or the time is over.
-    `before`: those that were seen until now."""
+    `before`: those that were seen until now, as a step may be over before the first look."""
     deadline, seen = time.monotonic() + seconds, list(before)
     while time.monotonic() < deadline and wanted not in seen:
         now = kubectl.get("-n", SPACE, "deployment", "mana-sync")["spec"]["replicas"]
