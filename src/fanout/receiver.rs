@@ -23,7 +23,7 @@ const SLOW_DELIVERY: Duration = Duration::from_secs(1);
 
 /// What a notification's signature and date say about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Authenticity {
     /// A replica has just sent it.
     Valid,
     /// A replica sent it, but not lately: somebody may have kept it until it was forgotten here.
@@ -79,8 +79,8 @@ impl Receiver {
 
     fn receive_signed(&self, payload: Payload<'_>) -> Result<(), PayloadError> {
         let date = || payload.date().or_else(|| payload.said().and_then(Presence::date_of));
-        let standing = self.count(payload.verified(&self.keys), date);
-        if standing == Standing::Repeated {
+        let authenticity = self.count(payload.verified(&self.keys), date);
+        if authenticity == Authenticity::Repeated {
             return Ok(());
         }
         let (mut count, mut concern, mut unreadable) = (0, Vec::new(), None);
@@ -97,17 +97,17 @@ impl Receiver {
         if let Some(error) = unreadable {
             return Err(error);
         }
-        self.count_wakeups(standing, count);
+        self.count_wakeups(authenticity, count);
         // An entry that cannot be read, perhaps because a newer version wrote it, does not affect the others.
         let mut read = Ok(());
-        if standing == Standing::Valid {
+        if authenticity == Authenticity::Valid {
             for entry in &concern {
                 read = entry.read().map(|wakeup| self.deliver(wakeup)).and(read);
             }
         } else if !concern.is_empty() {
             self.distrust(concern.iter().map(|entry| entry.user));
         }
-        match payload.said().filter(|_| standing != Standing::Forged) {
+        match payload.said().filter(|_| authenticity != Authenticity::Forged) {
             Some(said) => self.presence.receive(said, Instant::now()).map_err(PayloadError::Json).and(read),
             None => read,
         }
@@ -115,12 +115,12 @@ impl Receiver {
 
     /// Receives what a push announced with its own commit.
     fn receive_with_commit(&self, payload: CommitPayload<'_>) -> Result<(), PayloadError> {
-        let standing = self.count(payload.verified(&self.keys), || payload.date());
-        self.count_wakeups(standing, 1);
-        if standing == Standing::Repeated || !self.sessions.is_connected(payload.user) {
+        let authenticity = self.count(payload.verified(&self.keys), || payload.date());
+        self.count_wakeups(authenticity, 1);
+        if authenticity == Authenticity::Repeated || !self.sessions.is_connected(payload.user) {
             return Ok(());
         }
-        if standing != Standing::Valid {
+        if authenticity != Authenticity::Valid {
             self.distrust(std::iter::once(payload.user));
             return Ok(());
         }
@@ -129,30 +129,30 @@ impl Receiver {
 
     /// Judges a notification by its signature, if that is a replica's, and its date, and counts it before anything else.
     /// What others forge or repeat uses nothing of the budget.
-    fn count(&self, signature: Option<Signature>, date: impl FnOnce() -> Option<Duration>) -> Standing {
+    fn count(&self, signature: Option<Signature>, date: impl FnOnce() -> Option<Duration>) -> Authenticity {
         let Some(signature) = signature else {
             self.metrics.notifications_unverified.inc();
-            return Standing::Forged;
+            return Authenticity::Forged;
         };
         if self.repeats.note(signature) {
             self.metrics.notifications_repeated.inc();
-            return Standing::Repeated;
+            return Authenticity::Repeated;
         }
         if date().is_some_and(|date| repeats::is_outdated(date, self.clock.since_epoch())) {
             self.metrics.notifications_repeated.inc();
             self.received.count_unsigned();
-            return Standing::Outdated;
+            return Authenticity::Outdated;
         }
         self.received.count();
-        Standing::Valid
+        Authenticity::Valid
     }
 
     /// Counts the wake-ups of a notification, unless anybody could have made them up or sent them again.
-    fn count_wakeups(&self, standing: Standing, count: u64) {
-        if matches!(standing, Standing::Valid | Standing::Outdated) {
+    fn count_wakeups(&self, authenticity: Authenticity, count: u64) {
+        if matches!(authenticity, Authenticity::Valid | Authenticity::Outdated) {
             self.metrics.wakeups_received.inc_by(count);
         }
-        if standing == Standing::Valid {
+        if authenticity == Authenticity::Valid {
             self.received.count_wakeups(count);
         }
     }
