@@ -132,9 +132,7 @@ impl FairQueue {
         if is_empty {
             match state {
                 LogState::Ready(Way::Shared) => drop(self.ready.remove(user, id)),
-                LogState::Ready(Way::Alone) => self.alone.remove(user, id),
-                LogState::Ready(Way::VeryLarge) => self.very_large.remove(user, id),
-                LogState::Ready(Way::Locked) => self.locked.remove(user, id),
+                LogState::Ready(way) => self.lane(way).remove(user, id),
                 // Released once the current statement has ended.
                 LogState::Busy => return Some(job),
             }
@@ -147,16 +145,22 @@ impl FairQueue {
     pub(super) fn release(&mut self, id: LogId) {
         let Some(log) = self.logs.get_mut(&id) else { return };
         let Some(next) = log.jobs.front() else { return drop(self.logs.remove(&id)) };
-        let way = next.way();
+        let (way, user) = (next.way(), log.user);
         log.state = LogState::Ready(way);
+        if way == Way::Shared {
+            self.ready_pushes += log.jobs.len();
+            self.ready.push(user, id);
+        } else {
+            self.lane(way).push(user, id);
+        }
+    }
+
+    /// Returns the lane of those that have a statement of their own for this reason.
+    fn lane(&mut self, way: Way) -> &mut Lane {
         match way {
-            Way::Shared => {
-                self.ready_pushes += log.jobs.len();
-                self.ready.push(log.user, id);
-            }
-            Way::Alone => self.alone.push(log.user, id),
-            Way::VeryLarge => self.very_large.push(log.user, id),
-            Way::Locked => self.locked.push(log.user, id),
+            Way::Alone | Way::Shared => &mut self.alone,
+            Way::VeryLarge => &mut self.very_large,
+            Way::Locked => &mut self.locked,
         }
     }
 
@@ -193,11 +197,7 @@ impl FairQueue {
     /// Records the end of this user's push that had a statement of its own.
     pub(super) fn alone_ended(&mut self, way: Way, user: UserKey) {
         self.running -= 1;
-        match way {
-            Way::Locked => self.locked.ended(user),
-            Way::VeryLarge => self.very_large.ended(user),
-            Way::Alone | Way::Shared => self.alone.ended(user),
-        }
+        self.lane(way).ended(user);
     }
 
     /// Returns the next batch, if one should start: one push of each user in turn, until it is full. Its logs are busy
@@ -273,13 +273,8 @@ impl FairQueue {
     /// released.
     pub(super) fn next_alone(&mut self) -> Option<Job> {
         while self.running < self.most_for_alone {
-            let lanes = [
-                (&mut self.alone, Way::Alone),
-                (&mut self.very_large, Way::VeryLarge),
-                (&mut self.locked, Way::Locked),
-            ];
-            let next = lanes.into_iter().find_map(|(lane, way)| lane.next().map(|id| (id, way)));
-            let (id, way) = next?;
+            let ways = [Way::Alone, Way::VeryLarge, Way::Locked];
+            let (id, way) = ways.into_iter().find_map(|way| Some((self.lane(way).next()?, way)))?;
             // A log is in a lane only while a push for it is waiting.
             let Some(log) = self.logs.get_mut(&id) else { continue };
             log.state = LogState::Busy;
