@@ -21,9 +21,11 @@ create table if not exists _sqlx_migrations (
     execution_time bigint not null
 )";
 /// As the migrations expect, whatever the database's defaults. PostgreSQL refuses to put a partitioned table into the
-/// database's own tablespace if that is named, although it would be there anyway.
+/// database's own tablespace if that is named, although it would be there anyway. The catalogs are sorted in memory, also
+/// where no temporary file may be written.
 const SETTINGS: &str = "
 set standard_conforming_strings = on;
+set work_mem = '64MB';
 select set_config('default_tablespace', '', false) from pg_database d join pg_tablespace t on t.oid = d.dattablespace
 where d.datname = current_database() and t.spcname = current_setting('default_tablespace')";
 const NOTE: &str = "

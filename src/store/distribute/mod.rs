@@ -31,9 +31,10 @@ const STOPPED_LOOKS: usize = 10;
 /// The comment that marks a schema as ours.
 const MARK: &str = "A bucket of mana-sync";
 
-/// The last one keeps Citus, if present, from distributing the schemas before they have their tables.
+/// The catalogs are sorted in memory, also where no temporary file may be written. The last one keeps Citus, if present,
+/// from distributing the schemas before they have their tables.
 const SETTINGS: &str = "set client_min_messages = warning; set lock_timeout = '30s'; set timezone = 'UTC';
-    set enable_seqscan = off; set jit = off; set row_security = off;
+    set enable_seqscan = off; set jit = off; set row_security = off; set work_mem = '64MB';
     select set_config('citus.enable_schema_based_sharding', 'off', false)
     where current_setting('citus.enable_schema_based_sharding', true) is not null";
 
