@@ -182,9 +182,12 @@ impl ApiError {
             ApiError::Join(JoinError::TooManySessions) | ApiError::TooManyFromAddress => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_connections")
             }
-            ApiError::Store(StoreError::TurnTimeout | StoreError::Contended | StoreError::NeedsMemory(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "busy")
-            }
+            ApiError::Store(
+                StoreError::TurnTimeout
+                | StoreError::ReadTimeout(_)
+                | StoreError::Contended
+                | StoreError::NeedsMemory(_),
+            ) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             ApiError::Limit(reached) => (StatusCode::TOO_MANY_REQUESTS, reached.code()),
             ApiError::Busy | ApiError::Join(JoinError::NoRoomForNames) => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             ApiError::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
@@ -223,6 +226,7 @@ impl ApiError {
                 | StoreError::Dropped { .. }
                 | StoreError::Hidden
                 | StoreError::TurnTimeout
+                | StoreError::ReadTimeout(_)
                 | StoreError::Contended,
             )
             | ApiError::Join(JoinError::Begin(_)) => "the server cannot do this at the moment; try again".to_owned(),

@@ -7,7 +7,10 @@
 use crate::protocol::UserKey;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 /// One user reads on at most this fraction of the pool's connections at the same time,
 const SHARE: usize = 4;
@@ -26,15 +29,24 @@ const FOR_LONG: usize = 6;
 #[derive(Clone, Debug)]
 pub struct ReadLane {
     all: Arc<Semaphore>,
-    long: Arc<Semaphore>,
+    long: LongLane,
+}
+
+/// The lane of the statements that take long.
+#[derive(Clone, Debug)]
+struct LongLane {
+    places: Arc<Semaphore>,
+    /// How long to wait for a place.
+    patience: Duration,
 }
 
 impl ReadLane {
-    /// Creates the lane of a pool with this many connections.
-    pub fn new(pool_size: usize) -> ReadLane {
+    /// Creates the lane of a pool with this many connections. `patience`: how long a read waits until a statement that
+    /// takes long may run.
+    pub fn new(pool_size: usize, patience: Duration) -> ReadLane {
         let semaphore = |places| Arc::new(Semaphore::new(places));
-        let long = semaphore((pool_size / FOR_LONG).max(1));
-        ReadLane { all: semaphore(all_but_a_part(pool_size, FOR_PUSHES)), long }
+        let places = semaphore((pool_size / FOR_LONG).max(1));
+        ReadLane { all: semaphore(all_but_a_part(pool_size, FOR_PUSHES)), long: LongLane { places, patience } }
     }
 }
 
@@ -61,7 +73,7 @@ pub struct ReadTurn {
     share: Option<Arc<Semaphore>>,
     permit: Option<OwnedSemaphorePermit>,
     of_all: Option<OwnedSemaphorePermit>,
-    long: Option<Arc<Semaphore>>,
+    long: Option<LongLane>,
 }
 
 impl ReadShares {
@@ -122,18 +134,22 @@ impl ReadTurn {
     }
 
     /// Waits until another statement that takes long may run, without keeping others from reading meanwhile. To be held
-    /// until it has ended.
-    pub async fn for_long(&mut self) -> Option<OwnedSemaphorePermit> {
-        let long = self.long.clone()?;
-        if let Ok(free) = long.clone().try_acquire_owned() {
-            return Some(free);
+    /// until it has ended. Returns `None` before the turn among all, when there is nothing to wait for.
+    ///
+    /// # Errors
+    /// [`Elapsed`]: it did not become its turn within the lane's patience.
+    pub async fn for_long(&mut self) -> Result<Option<OwnedSemaphorePermit>, Elapsed> {
+        let Some(LongLane { places, patience }) = self.long.clone() else { return Ok(None) };
+        if let Ok(free) = places.clone().try_acquire_owned() {
+            return Ok(Some(free));
         }
         let lane = self.of_all.take().map(|turn| turn.semaphore().clone());
-        let permit = long.acquire_owned().await.ok();
+        // The semaphores are never closed.
+        let permit = timeout(patience, places.acquire_owned()).await?.ok();
         if let Some(lane) = lane {
             self.of_all = lane.acquire_owned().await.ok();
         }
-        permit
+        Ok(permit)
     }
 }
 
@@ -153,9 +169,11 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
+    const PATIENCE: Duration = Duration::from_secs(5);
+
     #[test]
     fn one_user_reads_on_a_part_of_the_pool_and_others_do_not_wait() {
-        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8));
+        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8, PATIENCE));
         let (alice, bob) = (UserKey::of("alice"), UserKey::of("bob"));
         let turn = |user| shares.of(user).wait(&lane).now_or_never();
         let (first, second) = (turn(alice), turn(alice));
@@ -171,7 +189,7 @@ mod tests {
 
     #[test]
     fn whoever_reads_for_long_lets_others_read_in_between() {
-        let (shares, lane) = (ReadShares::new(4), ReadLane::new(2));
+        let (shares, lane) = (ReadShares::new(4), ReadLane::new(2, PATIENCE));
         let mut long = shares.of(UserKey::of("alice")).wait(&lane).now_or_never().expect("it is free");
         assert!(long.after_others().now_or_never().is_some(), "nobody waits");
         let mut other = Box::pin(shares.of(UserKey::of("bob")).wait(&lane));
@@ -184,14 +202,14 @@ mod tests {
         assert!(again.now_or_never().is_some());
     }
 
-    #[test]
-    fn few_statements_run_that_take_long_and_whoever_waits_for_that_lets_others_read() {
-        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8));
+    #[tokio::test]
+    async fn few_statements_run_that_take_long_and_whoever_waits_for_that_lets_others_read() {
+        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8, PATIENCE));
         let turn = |n: usize| shares.of(UserKey::of(&n.to_string())).wait(&lane).now_or_never();
         let mut turns: Vec<_> = (0..6).map_while(turn).collect();
         let (first, others) = turns.split_first_mut().unwrap();
-        let long = first.for_long().now_or_never().flatten();
-        assert!(long.is_some());
+        let long = first.for_long().now_or_never();
+        assert!(matches!(long, Some(Ok(Some(_)))));
         let mut waits = Box::pin(others[0].for_long());
         assert!((&mut waits).now_or_never().is_none(), "one of eight connections");
         let reads = turn(6);
@@ -199,21 +217,35 @@ mod tests {
         drop(long);
         assert!((&mut waits).now_or_never().is_none(), "its own place is taken");
         drop(reads);
-        assert!(waits.now_or_never().flatten().is_some());
-        let at_once = |pool_size| ReadLane::new(pool_size).long.available_permits();
+        assert!(matches!(waits.now_or_never(), Some(Ok(Some(_)))));
+        let at_once = |pool_size| ReadLane::new(pool_size, PATIENCE).long.places.available_permits();
         assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 1, 1, 1, 3]);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_ever_to_read_for_long() {
+        let patience = Duration::from_millis(20);
+        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8, patience));
+        let mut first = shares.of(UserKey::of("alice")).wait(&lane).await;
+        let mut second = shares.of(UserKey::of("bob")).wait(&lane).await;
+        let long = first.for_long().await.unwrap();
+        let asked = std::time::Instant::now();
+        assert!(second.for_long().await.is_err());
+        assert!(asked.elapsed() >= patience);
+        drop(long);
+        assert!(second.for_long().await.unwrap().is_some());
     }
 
     #[test]
     fn all_users_together_leave_connections_to_pushes() {
-        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8));
+        let (shares, lane) = (ReadShares::new(8), ReadLane::new(8, PATIENCE));
         let turn = |n: usize| shares.of(UserKey::of(&n.to_string())).wait(&lane).now_or_never();
         let mut turns: Vec<_> = (0..6).map(turn).collect();
         assert!(turns.iter().all(Option::is_some));
         assert!(turn(6).is_none());
         turns.pop();
         assert!(turn(6).is_some());
-        let at_once = |pool_size| ReadLane::new(pool_size).all.available_permits();
+        let at_once = |pool_size| ReadLane::new(pool_size, PATIENCE).all.available_permits();
         assert_eq!([1, 2, 3, 4, 8, 20].map(at_once), [1, 1, 2, 3, 6, 15]);
     }
 }

@@ -280,7 +280,7 @@ impl StreamSession {
                 self.needs = BECOMES * bytes;
                 Next::Nothing
             }
-            Err(StoreError::Unavailable(_)) => self.back_off().await,
+            Err(StoreError::Unavailable(_) | StoreError::ReadTimeout(_)) => self.back_off().await,
             Err(error) => self.fail(&error),
         }
     }

@@ -28,6 +28,10 @@ const LOOKED_AT_IN_TABLES: i64 = 5_000;
 /// until then.
 const READ_UNASKED: usize = 1 << 20;
 
+/// A page of more bytes takes the database so long that few are read at the same time: 5 ms, and as much as 20 ms for
+/// each further MiB.
+const LONG: i64 = 512 << 10;
+
 /// Finds a log with this position that was erased, which is remembered for an hour.
 static ERASED: Sql =
     Sql { text: "select from sync_erased where log_id = $1 and head >= $2", types: &[Type::UUID, Type::TIMESTAMPTZ] };
@@ -97,7 +101,7 @@ impl Pages {
         memory: &PageMemory,
         turn: &mut ReadTurn,
     ) -> Result<Option<Page>, StoreError> {
-        let mut rows = self.rows_after_cursor(log, request, memory).await?;
+        let mut rows = self.rows_after_cursor(log, request, memory, turn).await?;
         if rows.head > 0 {
             self.existing.note(log.id);
         }
@@ -125,6 +129,24 @@ impl Pages {
         log: &Log,
         request: &PageRequest<'_>,
         memory: &'m PageMemory,
+        turn: &mut ReadTurn,
+    ) -> Result<PageRows<'m>, StoreError> {
+        let page = self.rows_up_to(LONG, log, request, memory).await?;
+        if !page.is_long {
+            return Ok(page);
+        }
+        drop(page);
+        let _long = turn.for_long().await?;
+        self.rows_up_to(i64::MAX, log, request, memory).await
+    }
+
+    /// The same, without the changes if they take more than this many bytes.
+    async fn rows_up_to<'m>(
+        &self,
+        long: i64,
+        log: &Log,
+        request: &PageRequest<'_>,
+        memory: &'m PageMemory,
     ) -> Result<PageRows<'m>, StoreError> {
         let limit = self.limits.changes as usize;
         let (query, looked_at) = match request.tables {
@@ -136,7 +158,7 @@ impl Pages {
         let (rows, bytes) = (limit as i64 + 1, i64::from(self.limits.bytes));
         let largest = i64::try_from(READ_UNASKED.max(memory.covered() / BECOMES)).unwrap_or(i64::MAX);
         let is_met_asked = request.reader.is_some() && request.own == OwnChanges::All;
-        let parameters: [&(dyn ToSql + Sync); 12] = [
+        let parameters: [&(dyn ToSql + Sync); 13] = [
             &log.id.0,
             &since,
             &request.reader,
@@ -149,6 +171,7 @@ impl Pages {
             &largest,
             &looked_at,
             &is_met_asked,
+            &long,
         ];
         let page = self.read_rows(query, &parameters, request, memory).await?;
         if page.ends_early() && request.tables.is_some_and(|tables| tables.len() > 1) {

@@ -13,6 +13,9 @@ pub enum StoreError {
     /// Earlier pushes took too long.
     #[error("earlier pushes did not finish in time")]
     TurnTimeout,
+    /// Earlier reads that take the database long took too long.
+    #[error("earlier reads that take long did not finish in time")]
+    ReadTimeout(#[from] tokio::time::error::Elapsed),
     /// PostgreSQL cannot represent a value of a push ([`super::unstorable`]). Nothing was stored.
     #[error("the database cannot represent a value")]
     Unstorable(#[source] DbError),

@@ -194,7 +194,7 @@ impl Store {
                 clock,
                 existing: existing.clone(),
                 visibility: Visibility::default(),
-                lane: ReadLane::new(connections),
+                lane: ReadLane::new(connections, config.database_acquire_timeout_ms),
             },
             heads: HeadReader::new(pool.clone()),
             quotas: Quotas::new(pool.clone()),

@@ -119,7 +119,7 @@ impl Pages {
         let beside = fields.size() + page.written_bytes;
         page.memory.cover(bytes, beside).ok_or(StoreError::NeedsMemory(BECOMES * (bytes + beside)))?;
         let asked = Asked { page, reader, fields: &fields, first: first.at, bytes, beside };
-        let _long = if bytes + beside > LIGHT { turn.for_long().await } else { None };
+        let _long = if bytes + beside > LIGHT { turn.for_long().await? } else { None };
         let mut known: Vec<usize> = (0..fields.records.len()).collect();
         if !(page.is_last && self.look_at_all(&asked, &known, &mut own).await?) {
             let count = self.look_at_some(&asked, Rows::Since, &known, &mut own, turn).await?;

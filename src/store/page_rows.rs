@@ -37,6 +37,8 @@ pub(super) struct PageRows<'m> {
     has_more: bool,
     /// The position up to which changes were scanned, if that is not the head and the page is not full.
     looked_until: Option<i64>,
+    /// True if none of the changes were sent, because they are more than was asked for.
+    pub(super) is_long: bool,
     /// True if row-level security may hide changes.
     pub(super) is_walled: bool,
     /// True if the reader holds later stamps than are stored, anywhere in the log.
@@ -74,6 +76,7 @@ impl<'m> PageRows<'m> {
             head: 0,
             has_more: false,
             looked_until: None,
+            is_long: false,
             is_walled: false,
             reader_holds: false,
             is_met: false,
@@ -103,6 +106,7 @@ impl<'m> PageRows<'m> {
         let Some(id) = row.try_get(0)? else {
             (self.head, self.reader_holds, self.has_more) = (at, is_own, rows_trimmed);
             self.is_walled = row.try_get::<_, Option<&str>>(4)?.is_some();
+            self.is_long = row.try_get::<_, Option<i64>>(10)?.is_some();
             self.looked_until = row.try_get::<_, Option<Micros>>(12)?.map(|Micros(until)| until);
             return Ok(());
         };

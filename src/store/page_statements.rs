@@ -37,6 +37,9 @@ macro_rules! candidates {
 /// have; if more than thirty changes to it follow, it has to be looked up separately. Values are sent only up to `$10`
 /// bytes: for a larger change its reader has no memory yet, and gets `too_large`, its size.
 ///
+/// If the changes take more than `$13` bytes, none of them is sent, and the head has `too_large`: the statement would take
+/// long, and its reader has to wait for its turn.
+///
 /// The reader's own changes, which are skipped, may be very many: at most `$11` rows are scanned. `$until` is the
 /// position of the last one scanned, if there may be more after it; computed only if the page is not full.
 macro_rules! page_query {
@@ -52,7 +55,7 @@ macro_rules! page_query {
                 candidates!($log, $tables),
                 " c
                  ), cut as materialized (
-                     select found, case when bytes <= $7 then least(found, $5 - 1) else (
+                     select found, bytes, case when bytes > $13 then 0 when bytes <= $7 then least(found, $5 - 1) else (
                          select max(number) from (
                              select row_number() over up_to as number, sum(size) over up_to as bytes
                              from ",
@@ -66,7 +69,8 @@ macro_rules! page_query {
                         null::jsonb as data, null::jsonb as stamps, null::jsonb as extra,
                         exists (select from sync_changes o
                                 where o.log_id = $1 and o.client_id = $3 and o.held is not null) as is_own,
-                        c.fits < c.found as rows_trimmed, null::int8 as too_large, null::bool as own_later,
+                        c.fits < c.found as rows_trimmed, case when c.bytes > $13 then c.bytes::int8 end as too_large,
+                        null::bool as own_later,
                         case when c.fits = c.found then ",
                 $until,
                 " end as looked_until
@@ -103,6 +107,7 @@ macro_rules! page_query {
                 Type::INT8,
                 Type::INT8,
                 Type::BOOL,
+                Type::INT8,
             ],
         }
     };
