@@ -3,7 +3,7 @@
 use crate::mail_budget::{MailCharge, UserMail};
 use crate::protocol::websocket::{ServerMessage, Text};
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Approximate memory of a name besides its characters, in bytes.
 pub const NAME_BYTES: usize = 48;
@@ -24,7 +24,44 @@ struct List {
     charge: OnceLock<MailCharge>,
 }
 
+/// A list that is dropped when nobody keeps it any more.
+#[derive(Clone, Debug)]
+pub struct WeakTables(Weak<List>);
+
+impl WeakTables {
+    /// True if it refers to this list.
+    pub fn is(&self, list: &Tables) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&list.0))
+    }
+
+    /// Returns the list if somebody keeps it.
+    pub fn upgrade(&self) -> Option<Tables> {
+        self.0.upgrade().map(Tables)
+    }
+}
+
 impl Tables {
+    /// Merges lists, each name once. The user is charged as by [`charge`](Self::charge), before the work is done; `None`
+    /// if there is no room.
+    pub fn merged(lists: &[Tables], user: &UserMail) -> Option<Tables> {
+        let needs = |names: &[Arc<str>]| names.iter().map(|name| 2 * name.len() + NAME_BYTES).sum::<usize>();
+        let mut charge = user.charge(lists.iter().map(|list| needs(list)).sum())?;
+        let mut names: Vec<Arc<str>> = lists.iter().flatten().cloned().collect();
+        // Stable sorting merges runs that are in order.
+        names.sort();
+        names.dedup();
+        charge.set(needs(&names));
+        let all = Tables::from(names);
+        // Nobody else knows the list yet.
+        let _ = all.0.charge.set(charge);
+        Some(all)
+    }
+
+    /// Returns a reference that does not keep the list.
+    pub fn downgrade(&self) -> WeakTables {
+        WeakTables(Arc::downgrade(&self.0))
+    }
+
     /// Approximate memory of the list if it is not shared, in bytes.
     pub fn bytes(&self) -> usize {
         self.0.bytes

@@ -36,6 +36,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tower::ServiceExt;
 
+/// Bytes of a connection that the operating system keeps unsent before writes wait. Without this limit it keeps megabytes
+/// for each client that does not read, which count as the container's memory, and copies them while others wait.
+const UNSENT: u32 = 128 << 10;
+
 /// Maximum number of connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
 /// Maximum size of a request's head, and of a single read, in bytes.
@@ -266,6 +270,7 @@ impl Server {
         let socket = SockRef::from(stream);
         // A peer that acknowledges nothing for as long as a write may wait is gone.
         socket.set_tcp_user_timeout(Some(self.limits.write))?;
+        socket.set_tcp_notsent_lowat(UNSENT)?;
         socket.set_keepalive(true)
     }
 }

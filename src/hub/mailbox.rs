@@ -1,12 +1,13 @@
 //! A mailbox for the wake-ups of one session. They merge, and long lists are shared, so a slow reader costs no more
 //! than a fast one (G6).
 
+use super::merges::Merges;
 use super::pending_tables::PendingTables;
 use super::session::SessionState;
 use crate::clock::Clock;
 use crate::fanout::Wakeup;
 use crate::fanout::tables::{NAME_BYTES, Tables};
-use crate::mail_budget::{MailCharge, UserMail};
+use crate::mail_budget::MailCharge;
 use crate::telemetry::metrics::SSE;
 use crate::telemetry::traces;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use tracing::Span;
 const MAX_WAITING: usize = 512 << 10;
 /// Bytes of names that are covered by the fixed cost of a session. More are charged to its user.
 const FREE: usize = 4 << 10;
+/// A message of more names is made of one list, in bytes.
+const LONG: usize = 16 << 10;
 /// Maximum number of traced deliveries that wait for a reader. The spans of others end when they enter the mailbox.
 const MAX_DELIVERIES: usize = 8;
 
@@ -64,8 +67,8 @@ struct State {
     bytes: usize,
     /// Bytes of it that a greeting added beyond the bound.
     excused: usize,
-    /// The mail account of its user, and the charge for everything that is not shared.
-    mail: UserMail,
+    /// The merged lists of its user, with the account for them, and the charge for everything that is not shared.
+    merges: Arc<Merges>,
     charge: Option<MailCharge>,
     /// True after an overflow: nothing is kept until the session has been told.
     is_behind: bool,
@@ -81,14 +84,19 @@ struct State {
 
 impl Mailbox {
     /// Creates the empty mailbox of a new session.
-    pub fn new(interest: Interest, mail: UserMail, transport: Option<&'static str>, clock: Clock) -> Mailbox {
+    pub(super) fn new(
+        interest: Interest,
+        merges: Arc<Merges>,
+        transport: Option<&'static str>,
+        clock: Clock,
+    ) -> Mailbox {
         let (waiting, greeted, app) = (BTreeMap::new(), BTreeMap::new(), interest.app.clone());
         let state = State {
             interest,
             waiting,
             bytes: 0,
             excused: 0,
-            mail,
+            merges,
             charge: None,
             is_behind: false,
             deliveries: Vec::new(),
@@ -241,12 +249,9 @@ impl State {
 
     /// Keeps names that are in several lists only once; false if the user has no room for it.
     fn fold(&mut self) -> bool {
-        // Charged before doing the work: it may have to be done for very many sessions.
-        let largest = self.waiting.values().map(PendingTables::largest).max().unwrap_or(0);
-        if !self.charge(largest) {
+        if !self.waiting.values_mut().all(|tables| tables.fold(&self.merges)) {
             return false;
         }
-        self.waiting.values_mut().for_each(PendingTables::fold);
         let of_apps: usize = self.waiting.keys().map(|app| app.len() + NAME_BYTES).sum();
         self.bytes = of_apps + self.waiting.values().map(PendingTables::bytes).sum::<usize>();
         self.excused = self.excused.min(self.bytes.saturating_sub(MAX_WAITING));
@@ -302,7 +307,7 @@ impl State {
 
     /// Keeps these tables of an app, or the names of interest among them; false if its user has no room.
     fn keep(&mut self, app: &Arc<str>, tables: &Tables, names: Option<Vec<&Arc<str>>>) -> bool {
-        if names.is_none() && !tables.charge(&self.mail) {
+        if names.is_none() && !tables.charge(self.merges.mail()) {
             return false;
         }
         let waiting = match self.waiting.get_mut(app) {
@@ -315,7 +320,8 @@ impl State {
         let (bytes, own_bytes) = (waiting.bytes(), waiting.own_bytes());
         match names {
             Some(names) => names.into_iter().for_each(|name| waiting.insert(name)),
-            None => waiting.add(tables),
+            None if !waiting.add(tables, &self.merges) => return false,
+            None => {}
         }
         self.bytes = (self.bytes + waiting.bytes()).saturating_sub(bytes);
         let own_bytes = waiting.own_bytes() - own_bytes;
@@ -326,7 +332,7 @@ impl State {
         match &mut self.charge {
             Some(charge) => charge.grow(more),
             None => {
-                self.charge = self.mail.charge(more);
+                self.charge = self.merges.mail().charge(more);
                 self.charge.is_some()
             }
         }
@@ -339,7 +345,11 @@ impl State {
         if self.waiting.is_empty() && !self.is_behind {
             return None;
         }
-        let behind = self.stays_full() | std::mem::take(&mut self.is_behind);
+        // The session's message is made of it: what is long is merged, and encoded, once for all sessions.
+        if self.bytes > LONG {
+            self.fold();
+        }
+        let behind = self.is_full() | std::mem::take(&mut self.is_behind);
         let waiting = self.clear();
         let deliveries = std::mem::take(&mut self.deliveries);
         // Boxed: few are traced.

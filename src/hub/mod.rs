@@ -8,6 +8,7 @@ mod connected;
 mod devices;
 mod inspect;
 mod mailbox;
+mod merges;
 mod pending_tables;
 mod session;
 mod watermarks;
@@ -24,6 +25,7 @@ use crate::protocol::UserKey;
 use crate::store::Head;
 use crate::telemetry::{Metrics, traces};
 use connected::Connected;
+use merges::Merges;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
@@ -46,7 +48,7 @@ pub struct Hub {
 
 #[derive(Debug)]
 struct User {
-    mail: UserMail,
+    merges: Arc<Merges>,
     /// Charged for the names that the user's streams request.
     names: UserMail,
     mailboxes: Vec<Arc<Mailbox>>,
@@ -93,7 +95,7 @@ impl Hub {
             self.connected.add(user);
             User::new(self.mail.user(), self.names.user())
         });
-        let mailbox = Arc::new(Mailbox::new(interest, entry.mail.clone(), transport, self.clock.clone()));
+        let mailbox = Arc::new(Mailbox::new(interest, entry.merges.clone(), transport, self.clock.clone()));
         entry.mailboxes.push(mailbox.clone());
         if transport.is_some() {
             entry.sessions += 1;
@@ -148,7 +150,8 @@ impl Hub {
 
 impl User {
     fn new(mail: UserMail, names: UserMail) -> User {
-        User { mail, names, mailboxes: Vec::new(), sessions: 0, watermarks: Watermarks::default() }
+        let merges = Arc::new(Merges::new(mail));
+        User { merges, names, mailboxes: Vec::new(), sessions: 0, watermarks: Watermarks::default() }
     }
 
     /// Adds what the user's sessions listen to: all apps, or each app once.

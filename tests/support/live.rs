@@ -270,6 +270,11 @@ impl Raw {
         Raw { tcp: socket.connect(address).await.unwrap(), unread: Vec::new() }
     }
 
+    /// Its own port.
+    pub fn local_port(&self) -> u16 {
+        self.tcp.local_addr().unwrap().port()
+    }
+
     /// Opens a WebSocket and sends nothing on it.
     pub async fn websocket(base: &str, path: &str, buffer: u32) -> Raw {
         let mut raw = Raw::connect_narrow(base, buffer).await;
