@@ -14,6 +14,7 @@ use crate::http::{AppState, Health, PushBudget, ReadAhead, Services};
 use crate::hub::{DeviceReads, Hub};
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
+use crate::limits::turns::Turns;
 use crate::session::{SessionDependencies, Sessions};
 use crate::shutdown::Shutdown;
 use crate::store::compaction::Compactor;
@@ -103,6 +104,7 @@ impl<'a> Parts<'a> {
             push_budget: PushBudget::new(config, &metrics),
             sessions: Arc::new(self.sessions(&unread)),
             unread,
+            large_answers: Turns::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
             limits: self.limits.clone(),
             polls: Polls::new(self.hub.clone(), held, clock.clone(), closing),
             read_ahead: ReadAhead::default(),

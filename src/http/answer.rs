@@ -5,6 +5,7 @@ use super::compression::WORKING_MEMORY;
 use super::error::ApiError;
 use crate::budget::Reservation;
 use crate::limits::polls::Poll;
+use crate::limits::turns::Turns;
 use crate::protocol::Log;
 use crate::protocol::page::{Page, Remarks, encode_answer};
 use crate::store::{BECOMES, PageMemory, PageRequest, StoreError};
@@ -17,6 +18,7 @@ use futures_util::{Stream, StreamExt, stream};
 use std::any::Any;
 use std::convert::Infallible;
 use std::sync::Arc;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// Bytes reserved before it is known how much a page needs.
@@ -130,7 +132,8 @@ pub(super) async fn json(
         }
     };
     let held = timeout(state.config.queue_timeout_ms, holding).await.ok().flatten();
-    Ok(response(text, held.ok_or_else(|| refused(state, "unread_bytes"))?))
+    let held = held.ok_or_else(|| refused(state, "unread_bytes"))?;
+    Ok(response(text, held, &state.large_answers))
 }
 
 /// Held until an answer has been taken: its memory, or its place. [`hold_until_taken`] moves it into the body.
@@ -148,7 +151,7 @@ pub(super) fn holding(held: impl Any + Send + Sync, mut response: Response) -> R
     response
 }
 
-fn response(text: String, reservation: Option<Reservation>) -> Response {
+fn response(text: String, reservation: Option<Reservation>, turns: &Turns) -> Response {
     let length = HeaderValue::from(text.len());
     let body = if text.len() > CHUNK {
         let chunks = stream::unfold(Bytes::from(text), async |mut rest| {
@@ -156,7 +159,12 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
             (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(chunk), rest))
         });
         // A compressor polls once more after the end.
-        Body::from_stream(in_turns(chunks).fuse())
+        let turns = turns.clone();
+        let chunks = in_turns(chunks, move || {
+            let turns = turns.clone();
+            async move { turns.next().await }
+        });
+        Body::from_stream(chunks.fuse())
     } else {
         Body::from(text)
     };
@@ -168,17 +176,20 @@ fn response(text: String, reservation: Option<Reservation>) -> Response {
     }
 }
 
-/// Lets other tasks run between the parts of a large body. A compressor takes all that it is given before it hands over
-/// anything, and a client may read as fast as it is written.
+/// Lets other tasks run between the parts of a large body, by waiting for `turn` before each. A compressor takes all that
+/// it is given before it hands over anything, and a client may read as fast as it is written.
 ///
 /// So a page has turns where its parts are made and once more where they are taken: a compressor that has to wait for a
-/// part hands over what it has instead of giving its turn away.
-fn in_turns<T>(parts: impl Stream<Item = T>) -> impl Stream<Item = T> {
-    parts.enumerate().then(async |(index, part)| {
+/// part hands over what it has instead of giving its turn away. Where they are made, all large answers share the turns:
+/// others do not wait for a part of each.
+fn in_turns<T, F: Future<Output = ()>>(parts: impl Stream<Item = T>, turn: impl FnMut() -> F) -> impl Stream<Item = T> {
+    let parts = parts.enumerate();
+    stream::unfold((Box::pin(parts), turn), async |(mut parts, mut turn)| {
+        let (index, part) = parts.next().await?;
         if index >= AT_ONCE {
-            tokio::task::yield_now().await;
+            turn().await;
         }
-        part
+        Some((part, (parts, turn)))
     })
 }
 
@@ -204,7 +215,7 @@ pub(super) fn hold_until_taken(mut response: Response) -> Response {
             let piece = |bytes| Bytes::from_owner(Piece { bytes, _held: held.clone() });
             bytes.map(piece)
         });
-        Body::from_stream(in_turns(pieces))
+        Body::from_stream(in_turns(pieces, yield_now))
     })
 }
 
@@ -225,14 +236,17 @@ mod tests {
     async fn other_tasks_run_while_an_answer_is_compressed_and_written() {
         const CHUNKS: usize = 40;
         let route: MethodRouter =
-            compression::pages(get(async || holding((), response("x".repeat(CHUNKS * CHUNK), None))));
+            compression::pages(get(async || holding((), response("x".repeat(CHUNKS * CHUNK), None, &Turns::new(2)))));
         for encoding in ["identity", "gzip", "br", "zstd"] {
             let request = Request::get("/").header(ACCEPT_ENCODING, encoding).body(Body::empty()).unwrap();
             let mut body = hold_until_taken(route.clone().oneshot(request).await.unwrap()).into_body();
             let (mut turns, mut bytes) = (0, 0);
             loop {
                 match once!(pin!(body.frame())) {
-                    Poll::Pending => turns += 1,
+                    Poll::Pending => {
+                        turns += 1;
+                        yield_now().await;
+                    }
                     Poll::Ready(Some(frame)) => bytes += frame.unwrap().into_data().unwrap().len(),
                     Poll::Ready(None) => break,
                 }

@@ -37,6 +37,7 @@ use crate::fanout::listener::ListenerStatus;
 use crate::hub::DeviceReads;
 use crate::limits::UserLimits;
 use crate::limits::polls::Polls;
+use crate::limits::turns::Turns;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::store::Buckets;
@@ -65,6 +66,8 @@ pub struct Services {
     pub push_budget: PushBudget,
     /// Memory of answers and streams that clients have not read yet.
     pub unread: MemoryBudget,
+    /// The turns in which large answers are compressed and written.
+    pub large_answers: Turns,
     /// Limits per user.
     pub limits: UserLimits,
     /// Slows down readers that poll without a pause.

@@ -13,6 +13,11 @@ use tokio::task::yield_now;
 pub struct Turns(Arc<Semaphore>);
 
 impl Turns {
+    /// Creates turns in which this many pieces of work are done between two turns of everybody else.
+    pub fn new(at_once: usize) -> Turns {
+        Turns(Arc::new(Semaphore::new(at_once)))
+    }
+
     /// Waits for a turn. What the caller does next, until it waits for something else, is done in it.
     pub async fn next(&self) {
         // The semaphore is never closed. Waiting in line costs others nothing.
@@ -31,7 +36,7 @@ impl Turns {
 
 impl Default for Turns {
     fn default() -> Turns {
-        Turns(Arc::new(Semaphore::new(1)))
+        Turns::new(1)
     }
 }
 
@@ -69,5 +74,20 @@ pub(crate) mod tests {
         let done = done.into_inner().unwrap();
         assert_eq!(done.len(), 50);
         assert!(done.is_sorted_by(|one, next| one < next), "{done:?}");
+    }
+
+    #[tokio::test]
+    async fn so_many_pieces_at_most_are_done_between_two_turns_of_others() {
+        let (others, turns, done) = (count_turns(), Turns::new(3), Mutex::new(Vec::new()));
+        let work = async || {
+            for _ in 0..5 {
+                turns.next().await;
+                done.lock().unwrap().push(others.load(Ordering::Relaxed));
+            }
+        };
+        join_all((0..10).map(|_| work())).await;
+        let done = done.into_inner().unwrap();
+        assert_eq!(done.len(), 50);
+        assert!(done.windows(4).all(|pieces| pieces[0] < pieces[3]), "{done:?}");
     }
 }
