@@ -54,7 +54,7 @@ pub struct LimitedReplica {
 
 impl LimitedReplica {
     pub async fn start(settings: &[(&str, &str)]) -> LimitedReplica {
-        let settings = [&SETTINGS[..], settings].concat();
+        let settings = [&AS_IN_PRODUCTION[..], &SETTINGS, settings].concat();
         let cluster = Cluster::start_with(1, &settings).await;
         let pid = cluster.nodes[0].process.pid();
         // Bounds private writable memory, beyond which allocations fail and the process ends. That includes addresses
