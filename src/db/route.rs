@@ -283,7 +283,7 @@ mod tests {
         let asked = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
         assert!(asked.is_err(), "it was asked");
         route.admit(0, Admitted::Any);
-        let (_, asked) = tokio::join!(timeout(Duration::from_millis(500), route.connect()), listener.accept());
+        let (_, asked) = tokio::join!(timeout(Duration::from_secs(5), route.connect()), listener.accept());
         assert!(asked.is_ok());
     }
 }

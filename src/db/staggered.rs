@@ -114,13 +114,12 @@ mod tests {
             };
             assert_eq!(first(silent + 1, ask).await.unwrap(), silent);
             // A busy machine wakes late, but forty pauses of a quarter of a second would be ten seconds.
-            assert!(begun.elapsed() < ALL_ASKED * 3, "{silent}: {:?}", begun.elapsed());
+            assert!(begun.elapsed() < Duration::from_secs(5), "{silent}: {:?}", begun.elapsed());
         }
     }
 
     #[tokio::test]
     async fn what_fails_is_not_waited_for_and_the_most_telling_error_is_told() {
-        let begun = Instant::now();
         let ask = async |at| {
             Err::<(), _>(match at {
                 0 => ConnectError::Timeout,
@@ -128,9 +127,15 @@ mod tests {
                 _ => ConnectError::Resolve(std::io::ErrorKind::NotFound.into()),
             })
         };
-        let none = first(3, ask).await;
-        assert!(matches!(none, Err(Failed { error: ConnectError::NoPrimary, .. })), "{none:?}");
-        assert!(begun.elapsed() < STAGGER);
+        let mut quickest = Duration::MAX;
+        // A busy machine may delay some of them.
+        for _ in 0..10 {
+            let begun = Instant::now();
+            let none = first(3, ask).await;
+            quickest = quickest.min(begun.elapsed());
+            assert!(matches!(none, Err(Failed { error: ConnectError::NoPrimary, .. })), "{none:?}");
+        }
+        assert!(quickest < STAGGER, "{quickest:?}");
     }
 
     #[tokio::test]

@@ -26,6 +26,9 @@ const MAX_BATCH: usize = 5_000;
 const GATHER: Duration = Duration::from_millis(20);
 /// Pause before a failed look-up is retried.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// The time that a statement usually takes at most. It looks back from its beginning, so that much of the time to look back
+/// may be missing.
+const USUAL_WAIT: Duration = Duration::from_millis(100);
 /// Maximum time for which a request is retried: one that cannot be answered does not hold up all others forever.
 const GIVE_UP: Duration = Duration::from_secs(300);
 
@@ -292,14 +295,28 @@ async fn recent_parts(
     let mut wanted: HashMap<UserKey, Wanted<'_>> = HashMap::new();
     for request in batch.iter().filter(|request| request.rest.is_none()) {
         let wanted = wanted.entry(request.user).or_default();
-        wanted.age = wanted.age.max(dependencies.recent + request.asked.elapsed());
         match &request.app {
             Some(app) => drop(wanted.apps.insert(app)),
             None => wanted.all_apps = true,
         }
     }
+    // The database looks back from when it is asked, which is later than now: a statement waits for its connection, as long
+    // as a request may while the database is away. What is asked too late is asked again, for as much more as it took.
+    let mut wait = Duration::ZERO;
+    let heads = loop {
+        for request in batch.iter().filter(|request| request.rest.is_none()) {
+            let age = dependencies.recent + request.asked.elapsed() + wait;
+            wanted.entry(request.user).and_modify(|wanted| wanted.age = wanted.age.max(age));
+        }
+        let begun = Instant::now();
+        let heads = recent_heads(dependencies, &wanted).await?;
+        if begun.elapsed() <= wait + USUAL_WAIT {
+            break heads;
+        }
+        wait = begun.elapsed();
+    };
     let mut parts: HashMap<UserKey, Vec<Part>> = HashMap::new();
-    for RecentHead { head, since } in recent_heads(dependencies, &wanted).await? {
+    for RecentHead { head, since } in heads {
         let range = LogRange { log: LogId::of(head.user, &head.app), after: since, last: head.at };
         parts.entry(head.user).or_default().push(Part { app: head.app.into(), range });
     }

@@ -257,7 +257,7 @@ async fn a_rotated_key_is_picked_up_and_the_old_one_is_refused_once_it_is_gone()
 #[tokio::test]
 async fn a_token_that_was_good_a_moment_ago_is_refused_once_it_has_expired() {
     let cluster = shared().await;
-    let token = cluster.key.mint(&with("exp", now() + 2));
+    let token = cluster.key.mint(&with("exp", now() + 5));
     assert_accepted(cluster, "not expired yet", &token).await;
     eventually("expired", async || pull(cluster, &token).await.status == 401).await;
     let message = pull(cluster, &token).await.refused(401, "unauthorized");
@@ -304,7 +304,7 @@ async fn an_issuer_that_goes_down_after_it_was_asked_disturbs_nobody() {
         })
         .await;
         assert_accepted(&cluster, "afterwards", &token()).await;
-        assert!(began.elapsed() < Duration::from_secs(3), "{mode:?} was waited for");
+        assert_soon(&cluster, Duration::from_secs(3), "nobody waits for it", began.elapsed()).await;
     }
 }
 

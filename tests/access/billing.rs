@@ -102,16 +102,17 @@ async fn a_service_that_does_not_know_our_key_stops_nobody() {
 #[tokio::test]
 async fn a_service_that_is_not_there_stops_nobody() {
     let nowhere = format!("http://127.0.0.1:{}", free_port().unwrap());
-    let cluster = Cluster::start_with(1, &[("MANA_CREDITS_URL", &nowhere)]).await;
+    let settings = [("MANA_CREDITS_URL", nowhere.as_str()), ("BILLING_TIMEOUT_MS", "60000")];
+    let cluster = Cluster::start_with(1, &settings).await;
     let users: Vec<User> = (0..20).map(|_| cluster.user()).collect();
     let began = Instant::now();
     join_all(users.iter().map(|user| assert_let_through(&cluster, user))).await;
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "it is waited for: {:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn a_service_that_hangs_delays_the_first_few_requests_alone_and_is_left_alone() {
-    let cluster = Cluster::start_with(1, &[("BILLING_TIMEOUT_MS", "300"), ("BILLING_RETRY_MS", "60000")]).await;
+    let cluster = Cluster::start_with(1, &[("BILLING_TIMEOUT_MS", "2000"), ("BILLING_RETRY_MS", "300000")]).await;
     // Fetch the keys before the clock starts.
     assert_let_through(&cluster, &cluster.user()).await;
     let asked = cluster.credits.requests();
@@ -120,25 +121,26 @@ async fn a_service_that_hangs_delays_the_first_few_requests_alone_and_is_left_al
     for _ in 0..200 {
         assert_let_through(&cluster, &cluster.user()).await;
     }
-    // Three timeouts of 300 ms and 197 requests that do not wait; if each waited, it would take a minute.
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    // Three timeouts of two seconds and 197 requests that do not wait; if each waited, it would take 400.
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     assert_eq!(cluster.credits.requests() - asked, 3);
 }
 
 #[tokio::test]
 async fn a_service_that_hangs_delays_many_users_at_once_by_no_more_than_one_time_out() {
-    let cluster = Cluster::start_with(1, &[("BILLING_TIMEOUT_MS", "300"), ("BILLING_RETRY_MS", "60000")]).await;
+    let cluster = Cluster::start_with(1, &[("BILLING_TIMEOUT_MS", "2000"), ("BILLING_RETRY_MS", "300000")]).await;
     assert_let_through(&cluster, &cluster.user()).await;
     cluster.credits.set_mode(Mode::Hang);
     let users: Vec<User> = (0..100).map(|_| cluster.user()).collect();
     let began = Instant::now();
     join_all(users.iter().map(|user| assert_let_through(&cluster, user))).await;
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // One after another, they would wait for 200 seconds.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn a_service_that_was_down_is_asked_again_later_and_its_answers_count_again() {
-    let cluster = Cluster::start_with(1, &[("BILLING_RETRY_MS", "200")]).await;
+    let cluster = Cluster::start_with(1, &[("BILLING_RETRY_MS", "3000")]).await;
     cluster.credits.set_mode(Mode::Error(500));
     for _ in 0..10 {
         assert_let_through(&cluster, &cluster.user()).await;
@@ -157,7 +159,7 @@ async fn a_service_that_was_down_is_asked_again_later_and_its_answers_count_agai
 
 #[tokio::test]
 async fn a_user_whose_answer_is_known_notices_nothing_of_a_service_that_hangs() {
-    let cluster = Cluster::start_with(1, &[("BILLING_TIMEOUT_MS", "5000")]).await;
+    let cluster = Cluster::start_with(1, &[("BILLING_TIMEOUT_MS", "60000")]).await;
     let (active, inactive) = (cluster.user(), cluster.user());
     cluster.credits.set_active(&inactive.id, false);
     assert_let_through(&cluster, &active).await;
@@ -166,5 +168,5 @@ async fn a_user_whose_answer_is_known_notices_nothing_of_a_service_that_hangs() 
     let began = Instant::now();
     assert_let_through(&cluster, &active).await;
     get(&cluster, &inactive, PULL).await.refused(402, "sync_inactive");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }

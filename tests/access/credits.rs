@@ -94,10 +94,10 @@ async fn an_answer_that_is_too_large_is_none_and_is_not_read_to_its_end() {
         ("large", Router::new().fallback(large), 402),
     ] {
         let service = Stub::start(anywhere(), router).await.unwrap();
-        let cluster = asking(&service, "", &[("BILLING_TIMEOUT_MS", "20000")]).await;
+        let cluster = asking(&service, "", &[("BILLING_TIMEOUT_MS", "60000")]).await;
         let began = Instant::now();
         assert_eq!(status(&cluster, &cluster.user()).await, expected, "{what}");
-        assert!(began.elapsed() < Duration::from_secs(10), "{what}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(30), "{what}: {:?}", began.elapsed());
     }
 }
 
@@ -120,7 +120,9 @@ async fn failing_for_some() -> Stub {
 async fn failing_users_do_not_make_everybody_free() {
     for kind in ["error", "forbidden", "nonsense", "hang"] {
         let service = failing_for_some().await;
-        let cluster = asking(&service, "", &[("BILLING_TIMEOUT_MS", "200")]).await;
+        // What hangs is waited for each time; what answers is given all the time it takes.
+        let timeout = if kind == "hang" { "1500" } else { "20000" };
+        let cluster = asking(&service, "", &[("BILLING_TIMEOUT_MS", timeout)]).await;
         // At first the service has answered about nobody, later about somebody.
         for round in 0..3 {
             for number in 0..5 {

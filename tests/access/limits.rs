@@ -60,7 +60,7 @@ async fn a_connection_that_finds_no_place_is_answered_503_and_a_place_that_is_gi
 
 #[tokio::test]
 async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is() {
-    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "1048576"), ("QUEUE_TIMEOUT_MS", "100")];
+    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "1048576"), ("QUEUE_TIMEOUT_MS", "2000")];
     let cluster = Cluster::start_with(1, &settings).await;
     let user = cluster.user();
     let mut slow = connect(&cluster).await;
@@ -91,7 +91,7 @@ async fn a_push_for_whose_body_there_is_no_room_is_answered_503_until_there_is()
 #[tokio::test]
 async fn a_push_whose_answer_finds_no_turn_among_reads_counts_as_failed() {
     // One user may read on two of eight connections.
-    let settings = [("DATABASE_POOL_SIZE", "8"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "300")];
+    let settings = [("DATABASE_POOL_SIZE", "8"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "2000")];
     let cluster = Cluster::start_with(1, &settings).await;
     let user = cluster.user();
     let mut transaction = cluster.pool.begin().await.unwrap();
@@ -150,7 +150,7 @@ async fn sockets_that_do_not_authenticate_are_bounded() {
 
 #[tokio::test]
 async fn pushes_that_wait_for_their_log_take_nothing_from_other_users() {
-    let settings = [("DATABASE_POOL_SIZE", "4"), ("QUEUE_TIMEOUT_MS", "500")];
+    let settings = [("DATABASE_POOL_SIZE", "4"), ("QUEUE_TIMEOUT_MS", "5000")];
     let cluster = Cluster::start_with(1, &settings).await;
     let (noisy, other) = (cluster.user(), cluster.user());
     let push = |n: usize| json!({ "clientId": "a", "changes": [insert("t", &n.to_string(), "x", "2024-01-01T10:00:00.000Z")] });
@@ -196,7 +196,7 @@ fn push_of(changes: usize, text: &str) -> serde_json::Value {
 #[tokio::test]
 async fn many_small_bodies_of_one_user_that_stall_keep_nobody_elses_from_being_read() {
     // Small bodies share 2 MiB: as much as 256 of these take.
-    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "16777216"), ("QUEUE_TIMEOUT_MS", "300")];
+    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "16777216"), ("QUEUE_TIMEOUT_MS", "2000")];
     let cluster = Cluster::start_with(1, &settings).await;
     let (noisy, other) = (cluster.user(), cluster.user());
     let mut stalled = Vec::new();
@@ -219,7 +219,7 @@ async fn many_small_bodies_of_one_user_that_stall_keep_nobody_elses_from_being_r
 
 #[tokio::test]
 async fn large_bodies_that_stall_keep_no_push_of_200_changes_from_being_read() {
-    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "16777216"), ("QUEUE_TIMEOUT_MS", "300")];
+    let settings = [("MAX_PUSH_BYTES_IN_FLIGHT", "16777216"), ("QUEUE_TIMEOUT_MS", "2000")];
     let cluster = Cluster::start_with(1, &settings).await;
     let (large, other) = ([cluster.user(), cluster.user()], cluster.user());
     let stall = async |user: &User| {

@@ -178,7 +178,7 @@ async fn who_has_not_paid_is_refused_for_that_and_sockets_are_not() {
 
 #[tokio::test]
 async fn limits_silence_other_users_and_bad_requests_have_their_reasons() {
-    let settings = [("MAX_SESSIONS_PER_USER", "1"), ("WS_AUTH_TIMEOUT_MS", "300")];
+    let settings = [("MAX_SESSIONS_PER_USER", "1"), ("WS_AUTH_TIMEOUT_MS", "3000")];
     let cluster = Cluster::start_with(1, &settings).await;
     let (user, other) = (cluster.user(), cluster.user());
 
@@ -220,8 +220,8 @@ async fn limits_silence_other_users_and_bad_requests_have_their_reasons() {
 #[tokio::test]
 async fn without_keys_or_database_it_is_the_replicas_fault() {
     let mut postgres = TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
-    let keys = [("JWKS_COOLDOWN_MS", "20"), ("JWKS_REFRESH_MS", "40"), ("JWKS_MAX_STALE_MS", "1000")];
-    let settings = [&keys[..], &[("DATABASE_ACQUIRE_TIMEOUT_MS", "300")]].concat();
+    let keys = [("JWKS_COOLDOWN_MS", "20"), ("JWKS_REFRESH_MS", "40"), ("JWKS_MAX_STALE_MS", "10000")];
+    let settings = [&keys[..], &[("DATABASE_ACQUIRE_TIMEOUT_MS", "2000")]].concat();
     let cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &settings).await;
     let user = cluster.user();
     cluster.pushed(&user, "todo", json!({ "clientId": "phone" })).await;

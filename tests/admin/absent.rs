@@ -38,7 +38,7 @@ async fn a_replica_that_does_not_answer_is_told_of_and_one_that_stops_is_gone() 
 #[tokio::test]
 async fn a_replica_whose_database_is_away_still_answers_for_itself() {
     let mut postgres = mana_dev::TemporaryPostgres::start(std::path::Path::new(".dev"), vec![]).await.unwrap();
-    let settings = [("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)];
+    let settings = [&AS_IN_PRODUCTION[..], &[("ADMIN_PORT", "0"), ("ADMIN_TOKEN", TOKEN)]].concat();
     let cluster = Cluster::start_on(&postgres.server().admin_url(), 2, &settings).await;
     let admin = cluster.nodes.iter().map(Node::admin_url).collect();
     let it = Administered { cluster, admin };
@@ -87,7 +87,8 @@ async fn a_database_that_says_nothing_keeps_no_operator_waiting() {
             ("ADMIN_PORT", "0"),
             ("ADMIN_TOKEN", TOKEN),
         ];
-        settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+        let settings = settings.into_iter().chain(AS_IN_PRODUCTION);
+        settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
     let cluster = Cluster::start_each(admin_url.as_str(), 2, each).await;
     let admin = cluster.nodes.iter().map(Node::admin_url).collect();
@@ -102,17 +103,17 @@ async fn a_database_that_says_nothing_keeps_no_operator_waiting() {
         (answer.status(), serde_json::from_str::<Value>(&answer.text().await.unwrap()).unwrap())
     };
     proxy.set(Mode::Swallow);
-    let (_, shown) = in_time("cluster", 10).await;
+    let (_, shown) = in_time("cluster", 20).await;
     assert_eq!((names(&shown["replicas"])[0].as_str(), &shown["database"]), ("replica-1", &Value::Null), "{shown}");
     assert!(shown["problem"].is_string(), "{shown}");
-    let (_, shown) = in_time(&format!("user?id={}", user.id), 20).await;
+    let (_, shown) = in_time(&format!("user?id={}", user.id), 40).await;
     assert!(shown["problem"].is_string() && shown["storedInPart"] == true, "{shown}");
-    let (status, _) = in_time("record?user=a&app=b&table=c&id=d", 20).await;
+    let (status, _) = in_time("record?user=a&app=b&table=c&id=d", 40).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     // The silent connections stay silent: there have to be new ones.
     proxy.set(Mode::Pass);
     eventually("it knows the database and the others again", async || {
-        let (_, shown) = in_time("cluster", 10).await;
+        let (_, shown) = in_time("cluster", 20).await;
         shown["database"].is_object() && shown["problem"].is_null() && names(&shown["replicas"]).len() == 2
     })
     .await;

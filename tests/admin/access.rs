@@ -113,7 +113,7 @@ async fn a_port_without_a_token_stops_the_start_and_no_token_is_ever_printed() {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mana-sync"));
         command.env_clear().env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none").env("PORT", "39999");
         let output = command.envs(settings.iter().copied()).kill_on_drop(true).output();
-        let output = tokio::time::timeout(Duration::from_secs(10), output).await.expect("it must end").unwrap();
+        let output = tokio::time::timeout(TIMEOUT, output).await.expect("it must end").unwrap();
         assert!(!output.status.success());
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
     };

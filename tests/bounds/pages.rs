@@ -14,7 +14,9 @@ const CHANGES: usize = 600;
 const BYTES: usize = 5_000;
 
 async fn start() -> Cluster {
-    Cluster::start_with(1, &[("MAX_STREAM_BYTES_IN_FLIGHT", &BUDGET.to_string())]).await
+    // What is not read stays so for as long as the test takes.
+    let settings = [("MAX_STREAM_BYTES_IN_FLIGHT", &*BUDGET.to_string()), ("WRITE_TIMEOUT_MS", "600000")];
+    Cluster::start_with(1, &settings).await
 }
 
 async fn push(cluster: &Cluster, user: &User, client: &str, changes: Vec<Value>) {

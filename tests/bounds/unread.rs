@@ -28,7 +28,7 @@ async fn stalled(cluster: &Cluster) {
 
 #[tokio::test]
 async fn small_answers_that_are_not_read_are_counted_until_their_connection_ends() {
-    let cluster = Cluster::start(1).await;
+    let cluster = Cluster::start_with(1, &[("WRITE_TIMEOUT_MS", "600000")]).await;
     let user = cluster.user();
     let text: String = (0..ANSWER as u64 / 8).map(|n| format!("{:08x}", n.wrapping_mul(0x9e37_79b9) as u32)).collect();
     let body = json!({ "clientId": "a", "since": NO_DELTA, "changes": [update("t", "1", "text", text, AT)] });

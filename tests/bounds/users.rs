@@ -84,7 +84,7 @@ async fn a_user_pushes_so_many_bytes_a_day() {
 
 #[tokio::test]
 async fn bytes_that_could_not_be_stored_do_not_count() {
-    let cluster = Cluster::start_with(1, &[("MAX_USER_BYTES_PER_DAY", "100000"), ("QUEUE_TIMEOUT_MS", "200")]).await;
+    let cluster = Cluster::start_with(1, &[("MAX_USER_BYTES_PER_DAY", "100000"), ("QUEUE_TIMEOUT_MS", "2000")]).await;
     let user = cluster.user();
     let change = update("t", "1", "text", "x".repeat(60_000), AT);
     let large = json!({ "clientId": "a", "since": live::NO_DELTA, "changes": [change] }).to_string();

@@ -1,7 +1,7 @@
 //! The checks after every schedule: the guarantees by number.
 
 use crate::cluster::{FaultyCluster, REPLICAS};
-use crate::epilogue::SOON;
+use crate::epilogue::{SOON, until};
 use crate::trimmed::{self, Expected, LogRow};
 use crate::workload::{Kind, TABLES, Workload, mark_of};
 use chrono::DateTime;
@@ -72,7 +72,7 @@ pub async fn all_are_told(cluster: &FaultyCluster, workload: &Workload) -> Durat
     let begin = Instant::now();
     let mut waiting = Waiting::begin(cluster, workload, true).await;
     let mut slowest = Duration::ZERO;
-    let done = mana_dev::wait::until(SOON, async || {
+    let done = until(cluster, SOON, async || {
         let is_over = waiting.is_over().await;
         slowest = begin.elapsed();
         is_over.then_some(())
@@ -93,7 +93,7 @@ pub async fn all_are_told(cluster: &FaultyCluster, workload: &Workload) -> Durat
 /// Waits for the readers that poll.
 pub async fn readers_are_complete(cluster: &FaultyCluster, workload: &Workload) {
     let mut waiting = Waiting::begin(cluster, workload, false).await;
-    let complete = mana_dev::wait::until(PATIENT, async || waiting.is_over().await.then_some(()));
+    let complete = until(cluster, PATIENT, async || waiting.is_over().await.then_some(()));
     if complete.await.is_none() {
         for (reader, expected) in waiting.waiting {
             workload.violated(format!("G2: {} has {} of {} changes", reader.name, reader.count(), expected.count()));
@@ -211,7 +211,7 @@ pub async fn replicas_are_well(cluster: &FaultyCluster, workload: &Workload) {
             workload.violated(format!("G6: replica {replica} has {} MiB resident", memory >> 20));
         }
         let empty = async || (cluster.metric(replica, "mana_sync_publish_queue").await == Some(0.0)).then_some(());
-        if mana_dev::wait::until(SOON, empty).await.is_none() {
+        if until(cluster, SOON, empty).await.is_none() {
             workload.violated(format!("G6: wake-ups of replica {replica} are still waiting to be published"));
         }
         let log = cluster.log(replica).await;
@@ -225,7 +225,7 @@ pub async fn replicas_are_well(cluster: &FaultyCluster, workload: &Workload) {
 pub async fn sessions_are_gone(cluster: &FaultyCluster) -> Result<(), String> {
     for replica in 0..REPLICAS {
         let gone = async || (cluster.metric(replica, "mana_sync_connections_total").await == Some(0.0)).then_some(());
-        if mana_dev::wait::until(SOON, gone).await.is_none() {
+        if until(cluster, SOON, gone).await.is_none() {
             return Err(format!("G6: replica {replica} still has sessions after all clients have left"));
         }
     }
@@ -242,7 +242,7 @@ pub async fn nothing_is_left(cluster: &FaultyCluster, workload: &Workload) {
     let listeners = "select application_name, count(*) from pg_stat_activity
                      where application_name like 'mana-sync % listen' group by application_name";
     let mut found: HashMap<String, i64> = HashMap::new();
-    let alone = mana_dev::wait::until(SOON, async || {
+    let alone = until(cluster, SOON, async || {
         found = sqlx::query_as(listeners).fetch_all(&cluster.inner.pool).await.unwrap().into_iter().collect();
         (found.len() == REPLICAS && found.values().all(|count| *count == 1)).then_some(())
     });

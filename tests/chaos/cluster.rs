@@ -56,8 +56,8 @@ impl FaultyCluster {
                 ("LOG_FORMAT", "json".into()),
                 ("MANA_SYNC_TEST_HOOKS", "1".into()),
             ];
-            let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
-            fixed.chain(own.iter().cloned()).collect()
+            let fixed = fixed.into_iter().chain(AS_IN_PRODUCTION.map(|(name, value)| (name, value.to_owned())));
+            fixed.map(|(name, value)| (name.to_owned(), value)).chain(own.iter().cloned()).collect()
         };
         let mut cluster = Cluster::start_each(&postgres.server().admin_url(), REPLICAS as u16, each).await;
         let urls = cluster.urls();

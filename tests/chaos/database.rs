@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 /// Maximum delay of a change that arrives at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -50,10 +50,10 @@ async fn a_clock_that_goes_back_by_an_hour_does_not_turn_the_log_around() {
         let cursor = store(id, number % 2).await;
         assert!(cursor > last, "{cursor} after {last}");
         last = cursor;
-        timeout(AT_ONCE, live::woken(&mut socket)).await.expect("at once");
+        soon(cluster, AT_ONCE, "at once", live::woken(&mut socket)).await;
     }
     for stream in &mut streams {
-        assert_eq!(timeout(SOON, stream.until("d")).await.unwrap(), ["before", "a", "b", "c", "d"]);
+        assert_eq!(soon(cluster, SOON, "all of it", stream.until("d")).await, ["before", "a", "b", "c", "d"]);
     }
     let pages = cluster.pull_all(&user, live::APP, "tasks", BEGINNING, None).await;
     assert_eq!(ids_of(&pages), ["before", "a", "b", "c", "d"]);
@@ -77,12 +77,12 @@ async fn a_listener_of_somebody_else_that_is_stuck_shows_and_holds_nobody_up() {
     println!("the queue is filled to {}", usage().await);
     for n in 0..20 {
         assert!(pushes(cluster, n % 2, &user, &format!("{n}")).await);
-        timeout(AT_ONCE, live::woken(&mut socket)).await.expect("at once");
+        soon(cluster, AT_ONCE, "at once", live::woken(&mut socket)).await;
     }
     // A replica can still LISTEN again meanwhile.
     sql(&cluster.database_url, crate::fault::TERMINATE_LISTENERS).await;
     assert!(pushes(cluster, 0, &user, "after").await);
-    timeout(SOON, live::woken(&mut socket)).await.expect("soon");
+    soon(cluster, SOON, "it is told", live::woken(&mut socket)).await;
     sqlx::raw_sql("commit").execute(&mut stuck).await.unwrap();
     stuck.close().await.unwrap();
     eventually("operators see it empty", async || {
@@ -95,7 +95,8 @@ async fn a_listener_of_somebody_else_that_is_stuck_shows_and_holds_nobody_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_pool_is_exhausted_requests_are_refused_early_and_afterwards_all_is_well() {
     let _alone = alone().await;
-    let settings = [("DATABASE_POOL_SIZE", "4"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "500")];
+    let own = [("DATABASE_POOL_SIZE", "4"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "500")];
+    let settings = [&AS_IN_PRODUCTION[..], &own].concat();
     let postgres = postgres().await;
     let cluster = &Cluster::start_on(&postgres.server().admin_url(), 1, &settings).await;
     let users: Vec<User> = (0..40).map(|_| cluster.user()).collect();
@@ -106,7 +107,8 @@ async fn while_the_pool_is_exhausted_requests_are_refused_early_and_afterwards_a
     let pushing = users.iter().take(10).map(|user| refused_after(cluster, user, Method::POST));
     let (pulls, pushed) = tokio::join!(join_all(pulling), join_all(pushing));
     // Requests that have a connection, as many as the pool has, wait for the lock for as long as a statement may run.
-    let early = pulls.iter().filter(|after| **after < 2 * AT_ONCE).count();
+    let limit = 2 * AT_ONCE + slack(cluster).await;
+    let early = pulls.iter().filter(|after| **after < limit).count();
     println!("{early} of {} pulls were refused early, the last push after {:?}", users.len(), pushed.iter().max());
     assert!(early >= users.len() - 4, "{pulls:?}");
     assert_eq!(cluster.get("/health/live").await.status, 200);
@@ -116,7 +118,7 @@ async fn while_the_pool_is_exhausted_requests_are_refused_early_and_afterwards_a
         eventually("pushes are stored", async || pushes(cluster, 0, user, "after").await).await;
     }
     println!("{} users were served {:?} after the pool was free again", users.len(), back.elapsed());
-    assert!(back.elapsed() < SOON, "{:?}", back.elapsed());
+    assert_soon(cluster, SOON, "all are served", back.elapsed()).await;
 }
 
 /// Returns how long a refusal took, which must be a 503 with Retry-After.
@@ -216,10 +218,10 @@ async fn a_full_disk_costs_refusals_while_it_is_full_and_nothing_else() {
             .await;
     }
     println!("pushes worked {:?} after there was room again", back.elapsed());
-    assert!(back.elapsed() < SOON, "{:?}", back.elapsed());
+    assert_soon(&cluster, SOON, "pushes work", back.elapsed()).await;
     let mut acknowledged = pushing.end().await;
     acknowledged.extend(["after-0".to_owned(), "after-1".to_owned()]);
-    timeout(SOON, brings_all(&mut stream, &acknowledged)).await.expect("the stream brings everything");
+    soon(&cluster, SOON, "the stream brings everything", brings_all(&mut stream, &acknowledged)).await;
     assert_eq!(cluster.stored(&user).await as usize, acknowledged.len());
 }
 

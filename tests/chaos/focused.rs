@@ -11,7 +11,7 @@ use mana_load::wakeups::{WakeMessage, WakeupError, Wakeups};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite;
 
 /// Maximum time after the database's return until everything must work again.
@@ -52,7 +52,8 @@ async fn what_a_replica_did_not_live_to_tell_the_others_find_in_time() {
         let pushed = Instant::now();
         play.workload.push_and_crash(cluster, 0).await;
         for socket in &mut sockets {
-            let message = socket.next(epilogue::SOON).await.unwrap();
+            let message =
+                soon(&cluster.inner, epilogue::SOON, "the others find it", socket.next(TIMEOUT)).await.unwrap();
             assert!(matches!(message, WakeMessage::SyncAvailable { .. }), "{message:?}");
         }
         slowest = slowest.max(pushed.elapsed());
@@ -87,7 +88,7 @@ async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_h
                 request.body(body.to_string()).send().await.is_ok_and(|answer| answer.status() == 200)
             };
             eventually("pushes are stored again", push).await;
-            assert!(back.elapsed() < BACK, "pushes to replica {replica} only after {:?}", back.elapsed());
+            assert_soon(&cluster.inner, BACK, &format!("pushes to replica {replica}"), back.elapsed()).await;
         }
         let listening = async || {
             let mut up = 0.0;
@@ -97,7 +98,7 @@ async fn after_a_fast_restart_of_postgresql_all_works_again_soon_and_no_client_h
             up == REPLICAS as f64
         };
         eventually("all listen again", listening).await;
-        assert!(back.elapsed() < BACK, "listeners only after {:?}", back.elapsed());
+        assert_soon(&cluster.inner, BACK, "listeners", back.elapsed()).await;
         println!("all worked {:?} after the return of the database", back.elapsed());
     }
     for reader in play.workload.readers().iter().filter(|reader| reader.is_told()) {
@@ -127,7 +128,7 @@ async fn database_connections_that_the_network_has_forgotten_are_given_up() {
     };
     eventually("the replica reads again", pull).await;
     println!("the replica read again after {:?}", back.elapsed());
-    assert!(back.elapsed() < epilogue::SOON, "only after {:?}", back.elapsed());
+    assert_soon(&play.cluster.inner, epilogue::SOON, "reads", back.elapsed()).await;
     settle(&play).await;
     assert_eq!(play.end().await, Vec::<String>::new());
 }
@@ -149,7 +150,7 @@ async fn a_replica_that_started_while_the_issuer_was_down_lets_people_in_soon_af
     cluster.inner.issuer.set_mode(Service::Serve);
     let back = Instant::now();
     eventually("the replica lets people in", async || status().await == 200).await;
-    assert!(back.elapsed() < BACK, "only after {:?}", back.elapsed());
+    assert_soon(&cluster.inner, BACK, "people", back.elapsed()).await;
 }
 
 /// Reconnects, however often it is refused, provided that each refusal says when to retry. Returns the number of
@@ -213,7 +214,8 @@ async fn all_come_back(clients: usize) {
             let request = cluster.inner.http.post(format!("{}/sync/app-{client}", cluster.urls()[0]));
             let request = request.bearer_auth(&user.token).header("Content-Type", "application/json");
             assert_eq!(request.body(body.to_string()).send().await.unwrap().status(), 200);
-            let message = timeout(epilogue::SOON, arrived[client].1.next(epilogue::SOON)).await.unwrap().unwrap();
+            let told = arrived[client].1.next(TIMEOUT);
+            let message = soon(&cluster.inner, epilogue::SOON, "it is told", told).await.unwrap();
             assert!(matches!(message, WakeMessage::SyncAvailable { .. }), "{message:?}");
         }
         drop(arrived);

@@ -18,12 +18,17 @@ const LONG: Duration = Duration::from_secs(600);
 /// Pause after a push, and after one that failed.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Pushes one record; `None` if there is no response.
-pub async fn try_push(cluster: &Cluster, replica: usize, user: &User, id: &str) -> Option<reqwest::Response> {
+/// A push of one record.
+pub fn push(cluster: &Cluster, replica: usize, user: &User, id: &str) -> reqwest::RequestBuilder {
     let record = insert("tasks", id, "T", "2024-01-01T10:00:00.000Z");
     let body = json!({ "clientId": format!("device-of-{id}"), "since": NO_DELTA, "changes": [record] });
-    let request = cluster.request_to(replica, user, Method::POST, &format!("/sync/{}", live::APP)).timeout(ATTEMPT);
-    request.header("Content-Type", "application/json").body(body.to_string()).send().await.ok()
+    let request = cluster.request_to(replica, user, Method::POST, &format!("/sync/{}", live::APP));
+    request.header("Content-Type", "application/json").body(body.to_string())
+}
+
+/// Pushes one record; `None` if there is no response in time.
+async fn try_push(cluster: &Cluster, replica: usize, user: &User, id: &str) -> Option<reqwest::Response> {
+    push(cluster, replica, user, id).timeout(ATTEMPT).send().await.ok()
 }
 
 pub async fn pushes(cluster: &Cluster, replica: usize, user: &User, id: &str) -> bool {

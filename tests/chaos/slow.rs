@@ -67,7 +67,7 @@ async fn streams_that_nobody_reads_hold_no_more_than_they_may_and_keep_nobody_el
         }
         let id = format!("round-{round}");
         live::store(cluster, 0, &other, "phone", &[("tasks", &id)]).await;
-        timeout(SOON, others.until(&id)).await.expect("others are not kept waiting");
+        soon(cluster, SOON, "others are not kept waiting", others.until(&id)).await;
         most_held = most_held.max(held().await);
         most_resident = most_resident.max(resident(cluster));
     }
@@ -93,8 +93,8 @@ async fn changes_of_nearly_ten_megabytes_reach_every_kind_of_reader() {
     let begin = Instant::now();
     push_large(cluster, &user, "a").await;
     push_large(cluster, &user, "b").await;
-    assert_eq!(timeout(SOON, live::woken(&mut socket)).await.unwrap().1, ["tasks"]);
-    assert_eq!(timeout(2 * SOON, stream.until("b")).await.unwrap(), ["a", "b"]);
+    assert_eq!(soon(cluster, SOON, "it is told", live::woken(&mut socket)).await.1, ["tasks"]);
+    assert_eq!(soon(cluster, 2 * SOON, "both come", stream.until("b")).await, ["a", "b"]);
     println!("two changes of 10 MiB reached a stream {:?} after the first was sent", begin.elapsed());
     let pages = cluster.pull_all(&user, APP, "tasks", BEGINNING, Some("tablet")).await;
     assert_eq!((ids_of(&pages), pages.len()), (vec!["a", "b"], 2), "a page has one of them");
@@ -112,7 +112,7 @@ async fn heads_and_bodies_that_do_not_come_are_given_up() {
     let begin = Instant::now();
     let mut head = Raw::connect(cluster.url(0)).await;
     head.write(b"GET /health HTTP/1.1\r\nHost: x\r\nX-").await;
-    assert_eq!(timeout(SOON, head.rest()).await.expect("it is cut off"), b"");
+    assert_eq!(soon(cluster, SOON, "it is cut off", head.rest()).await, b"");
     assert!(begin.elapsed() >= GIVEN_UP, "{:?}", begin.elapsed());
 
     let mut body = Raw::connect(cluster.url(0)).await;
@@ -122,6 +122,6 @@ async fn heads_and_bodies_that_do_not_come_are_given_up() {
         user.token
     );
     body.write(head.as_bytes()).await;
-    let answer = timeout(SOON, body.head()).await.expect("it is answered");
+    let answer = soon(cluster, SOON, "it is answered", body.head()).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
 }

@@ -70,8 +70,9 @@ impl Citus {
     /// Starts replicas with this DATABASE_URL and these DATABASE_WORKER_URLS.
     pub async fn replicas_at(&self, coordinator: &str, count: u16, workers: &str) -> Cluster {
         let settings = [("READY_GRACE_MS", "0"), ("DATABASE_URL", coordinator), ("DATABASE_WORKER_URLS", workers)];
+        let settings = settings.into_iter().chain(AS_IN_PRODUCTION);
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Cluster::start_over_with(&self.url, count, settings.into()).await
+        Cluster::start_over_with(&self.url, count, settings.collect()).await
     }
 
     /// The port of a worker that does not have this bucket.

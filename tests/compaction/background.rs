@@ -92,10 +92,15 @@ async fn the_history_has_its_days() {
     make_day(&cluster, "20200101").await;
     let mut reader = cluster.pool.begin().await.unwrap();
     sqlx::query("select from sync_history_20200101").execute(&mut *reader).await.unwrap();
-    let begun = std::time::Instant::now();
-    see_to(30).await;
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
-    assert_eq!(days().await.len(), 3);
+    // Each lock would be waited for for a second; a machine that is busy with other things delays not all of these.
+    let mut quickest = Duration::MAX;
+    for _ in 0..10 {
+        let begun = std::time::Instant::now();
+        see_to(30).await;
+        quickest = quickest.min(begun.elapsed());
+        assert_eq!(days().await.len(), 3);
+    }
+    assert!(quickest < Duration::from_millis(900), "{quickest:?}");
     reader.rollback().await.unwrap();
     see_to(30).await;
     assert_eq!(days().await.len(), 2);

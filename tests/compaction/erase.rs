@@ -217,7 +217,7 @@ async fn what_is_stored_after_an_erasure_comes_after_cursors_that_are_ahead_of_t
     let cluster = shared().await;
     let user = cluster.user();
     fill(cluster, &user).await;
-    let ahead = "update sync_heads set head = head + interval '3 seconds' where user_id = $1";
+    let ahead = "update sync_heads set head = head + interval '10 seconds' where user_id = $1";
     sqlx::query(ahead).bind(&user.id).execute(&cluster.pool).await.unwrap();
     let cursor = until(&cluster.pulled(&user, APP, TABLE, BEGINNING, None).await).to_owned();
     sqlx::query("select sync_erase($1)").bind(&user.id).execute(&cluster.pool).await.unwrap();

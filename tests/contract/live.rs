@@ -80,9 +80,9 @@ async fn every_message_of_a_socket_is_one_of_those_described() {
         heard.insert(message["type"].as_str().unwrap().to_owned());
         message
     };
-    // A token valid for one second: a change stored within it wakes the socket, and then the token expires.
+    // A token valid for a few seconds: a change stored within them wakes the socket, and then the token expires.
     let user = cluster.user();
-    let brief = short_lived(cluster, &user, 1);
+    let brief = short_lived(cluster, &user, 4);
     let mut raw = Raw::websocket(cluster.url(0), "/ws", 1 << 20).await;
     raw.send(TEXT, &say(&json!({ "type": "ping" }))).await;
     assert_eq!(hear(message(&mut raw).await)["type"], "pong");

@@ -14,6 +14,37 @@ use tokio::net::TcpListener;
 
 /// Maximum time to find a primary once there is one.
 const SOON: Duration = Duration::from_secs(2);
+/// How long a silent host is waited for before another one is asked.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Asserts that the server at this port was found soon. On a machine that is busy with other things it may take longer, by
+/// as much as twenty connections now take to that server alone.
+async fn assert_soon(port: u16, what: &str, took: Duration) {
+    const CONNECTIONS: u32 = 20;
+    if took < SOON {
+        return;
+    }
+    let mut slowest = Duration::ZERO;
+    for _ in 0..CONNECTIONS {
+        let begun = Instant::now();
+        connect(&format!("postgres://postgres@127.0.0.1:{port}/postgres")).await.unwrap();
+        slowest = slowest.max(begun.elapsed());
+    }
+    assert!(took < SOON + slowest * CONNECTIONS, "{what}: only after {took:?}");
+}
+
+/// Asserts that a connector asks the host first that answered last: it connects at least once without waiting for a
+/// silent one.
+async fn assert_asked_first(connector: &Connector, what: &str) {
+    for _ in 0..20 {
+        let begun = Instant::now();
+        connector.open().await.unwrap();
+        if begun.elapsed() < STAGGER {
+            return;
+        }
+    }
+    panic!("{what}: another one is asked first");
+}
 
 /// A host that accepts connections and sends nothing.
 async fn silent() -> (TcpListener, u16) {
@@ -42,7 +73,7 @@ async fn the_one_that_can_be_used_is_found_soon_whatever_the_others_are() {
         let url = format!("postgres://postgres@{hosts}/postgres?application_name=x&target_session_attrs=primary");
         let connected = connect(&url).await;
         assert!(connected.is_ok(), "{hosts}: {:?}", connected.map_err(|error| said(&error)));
-        assert!(begun.elapsed() < SOON, "{hosts}: {:?}", begun.elapsed());
+        assert_soon(primary, &hosts, begun.elapsed()).await;
     }
     let only = |hosts: String, more: &'static str| async move {
         connect(&format!("postgres://postgres@{hosts}/postgres?{more}")).await
@@ -89,12 +120,7 @@ async fn the_host_that_answered_last_is_asked_first() {
     let url = format!("postgres://any@127.0.0.1:{silent},127.0.0.1:{}/postgres", server.port());
     let connector = Connector::new(&Secret::from(&*url), "test").unwrap();
     connector.open().await.unwrap();
-    let begun = Instant::now();
-    for _ in 0..5 {
-        connector.open().await.unwrap();
-    }
-    // The silent host costs a quarter of a second each time it is tried first.
-    assert!(begun.elapsed() < Duration::from_millis(250 * 5), "{:?}", begun.elapsed());
+    assert_asked_first(&connector, "after a silent one").await;
 }
 
 /// Two servers, their ports, and a pool of this size that may use either.
@@ -106,9 +132,8 @@ async fn pool_over_two(size: usize) -> (Vec<TemporaryPostgres>, Vec<i32>, Pool) 
     let ports = servers.iter().map(|server| server.server().port().into()).collect();
     let connector =
         |server: &TemporaryPostgres| Connector::new(&Secret::from(&*server.server().admin_url()), "test").unwrap();
-    let second = Duration::from_secs(1);
-    let config =
-        PoolConfig { size, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
+    let limit = Duration::from_secs(20);
+    let config = PoolConfig { size, acquire_timeout: limit, statement_timeout: limit, settings: vec![], prepare: true };
     let pool = Pool::over(servers.iter().map(connector).collect(), config);
     (servers, ports, pool)
 }
@@ -167,9 +192,9 @@ async fn a_url_is_used_only_while_it_leads_to_the_server_that_was_admitted() {
         let session = connector(url).open().await.unwrap();
         Admitted::Only(identity(&session).await.unwrap().unwrap().into())
     };
-    let second = Duration::from_secs(1);
+    let limit = Duration::from_secs(20);
     let config =
-        PoolConfig { size: 2, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
+        PoolConfig { size: 2, acquire_timeout: limit, statement_timeout: limit, settings: vec![], prepare: true };
     let pool = Pool::over(vec![connector(&urls[0]), connector(&proxy.url(&urls[1]))], config);
     let port = async || pool.query(&PORT, &[]).await.unwrap()[0].get::<_, i32>(0);
     pool.prefer(1).await;
@@ -226,12 +251,9 @@ async fn of_the_addresses_of_a_name_the_one_that_can_be_used_is_found_soon() {
             let begun = Instant::now();
             let connector = named(&addresses, more);
             assert_eq!(port_of(&connector).await, primary, "{addresses:?} {more}");
-            assert!(begun.elapsed() < SOON, "{addresses:?} {more}: {:?}", begun.elapsed());
-            let begun = Instant::now();
-            for _ in 0..5 {
-                assert_eq!(port_of(&connector).await, primary);
-            }
-            assert!(begun.elapsed() < SOON, "{addresses:?} {more}: it is asked first: {:?}", begun.elapsed());
+            assert_soon(primary, &format!("{addresses:?} {more}"), begun.elapsed()).await;
+            assert_asked_first(&connector, &format!("{addresses:?} {more}")).await;
+            assert_eq!(port_of(&connector).await, primary);
             assert_eq!(connector.has_choice(), addresses.len() > 1);
         }
     }
@@ -307,7 +329,7 @@ async fn after_a_failover_in_which_the_primarys_name_goes_away_statements_work_s
         };
         let (served, promoted) = tokio::join!(waiting, promoting);
         let took = served.saturating_duration_since(promoted);
-        assert!(took < SOON, "{gone:?}: only after {took:?}");
+        assert_soon(second, &format!("{gone:?}"), took).await;
         assert_eq!(port().await.unwrap(), i32::from(second));
     }
 }
@@ -316,9 +338,10 @@ async fn after_a_failover_in_which_the_primarys_name_goes_away_statements_work_s
 async fn a_pool_finds_the_address_that_is_left_when_the_first_goes_silent() {
     let server = Server::plain().await;
     let (_silent, silent) = silent().await;
-    let second = Duration::from_secs(1);
+    // Less than it takes until the first one is given up.
+    let limit = Duration::from_millis(2_500);
     let config =
-        PoolConfig { size: 2, acquire_timeout: second, statement_timeout: second, settings: vec![], prepare: true };
+        PoolConfig { size: 2, acquire_timeout: limit, statement_timeout: limit, settings: vec![], prepare: true };
     let pool = Pool::new(named(&[silent, server.port()], ""), config);
     let rows = pool.query(&PORT, &[]).await.unwrap();
     assert_eq!(rows[0].get::<_, i32>(0), i32::from(server.port()));

@@ -45,7 +45,7 @@ async fn count(pool: &PgPool) -> i64 {
 
 #[tokio::test]
 async fn sessions_that_were_idle_for_too_long_are_replaced() {
-    let settings = [("idle_session_timeout".to_owned(), "200ms".to_owned())];
+    let settings = [("idle_session_timeout".to_owned(), "1s".to_owned())];
     let postgres = TemporaryPostgres::start(Path::new(".dev"), settings.into()).await.unwrap();
     let cluster = Cluster::start_on(&postgres.server().admin_url(), 1, &[]).await;
     let users: Vec<User> = (0..USERS).map(|_| cluster.user()).collect();

@@ -5,7 +5,6 @@ use super::server::Server;
 use super::support::*;
 use mana_dev::{Replica, ReplicaOptions, free_port};
 use sqlx::{Connection, Executor, PgConnection};
-use std::time::Duration;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 
@@ -77,7 +76,7 @@ async fn what_will_not_do_stops_the_start_and_says_why() {
         assert!(!migrated && said.contains("because") && !said.contains("s3cret"), "{said}");
         let log = tempfile::NamedTempFile::new().unwrap();
         let stopped = replica(&url, log.path());
-        let status = tokio::time::timeout(Duration::from_secs(20), stopped.ended()).await.expect("it must stop");
+        let status = tokio::time::timeout(TIMEOUT, stopped.ended()).await.expect("it must stop");
         let text = std::fs::read_to_string(log.path()).unwrap();
         assert!(!status.success() && !text.contains("s3cret"), "{text}");
         assert!(

@@ -33,6 +33,8 @@ fn config(cluster: &Cluster) -> Config {
     config.auth.jwks_url = cluster.issuer.jwks_url().parse().unwrap();
     config.billing.mana_credits_url = cluster.credits.url().parse().unwrap();
     config.billing.mana_service_key = SERVICE_KEY.parse().unwrap();
+    // Also on a busy machine, it answers in time.
+    config.billing.billing_timeout_ms = TIMEOUT;
     config.drain.drain_delay_ms = Duration::ZERO;
     config.drain.drain_window_ms = Duration::from_millis(100);
     config

@@ -8,7 +8,6 @@ use crate::support::*;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use mana_sync::protocol::UserKey;
 use nix::sys::signal::Signal;
-use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
@@ -242,7 +241,7 @@ async fn a_replica_that_stops_says_goodbye() {
     process.signal(Signal::SIGTERM);
     let goodbye = said(&mut listener, "\"gone\":true").await;
     assert!(goodbye.contains("\"draining\":true"), "{goodbye}");
-    let status = timeout(Duration::from_secs(10), process.ended()).await.expect("it ends");
+    let status = timeout(TIMEOUT, process.ended()).await.expect("it ends");
     assert_eq!(status.code(), Some(0));
 }
 

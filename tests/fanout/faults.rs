@@ -6,8 +6,8 @@ use crate::support::*;
 use sqlx::{AssertSqlSafe, PgPool};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use tokio::time::timeout;
 
+/// What is promised, on a machine that has time for it.
 const FOUND: Duration = Duration::from_secs(5);
 /// Replicas that reconcile only when they have a reason to: after their listener was disconnected.
 const NO_ROUNDS: (&str, &str) = ("RECONCILE_MS", "3600000");
@@ -87,7 +87,7 @@ async fn what_is_pushed_while_the_listeners_are_cut_off_arrives_when_they_are_ba
         }
         assert_eq!(stream.until("c").await, ["b", "c"]);
     };
-    timeout(FOUND, arrives).await.expect("in time");
+    soon(cluster, FOUND, "in time", arrives).await;
     store(cluster, 0, &user, "phone", &[("after", "e")]).await;
     for socket in &mut sockets {
         woken_until(socket, "after").await;
@@ -103,7 +103,7 @@ async fn listeners_that_are_cut_again_and_again_miss_nothing() {
         cut(cluster, admin, "listen").await;
         let table = format!("table {n}");
         store(cluster, 0, &user, "phone", &[(&table, "a")]).await;
-        let seen = timeout(FOUND, woken_until(&mut socket, &table)).await.expect("in time");
+        let seen = soon(cluster, FOUND, "in time", woken_until(&mut socket, &table)).await;
         assert!(seen.len() <= 2, "{seen:?}");
     }
 }
@@ -119,7 +119,7 @@ async fn a_publisher_whose_connection_was_cut_sends_what_it_has_on_a_new_one() {
         cut(cluster, admin, "publish").await;
         let table = format!("table {n}");
         store(cluster, 0, &user, "phone", &[(&table, "a")]).await;
-        timeout(FOUND, woken_until(&mut socket, &table)).await.expect("in time");
+        soon(cluster, FOUND, "in time", woken_until(&mut socket, &table)).await;
     }
 
     fill_pools(cluster, &user).await;
@@ -138,7 +138,7 @@ async fn a_publisher_whose_connection_was_cut_sends_what_it_has_on_a_new_one() {
             seen.extend(woken(&mut socket).await.1);
         }
     };
-    timeout(FOUND, arrives).await.expect("what piled up is sent");
+    soon(cluster, FOUND, "what piled up is sent", arrives).await;
 }
 
 #[tokio::test]
@@ -159,9 +159,9 @@ async fn a_replica_that_stops_sends_what_it_could_not_send_before() {
     let accepts = async || cluster.http.get(cluster.url(0)).send().await.is_ok();
     eventually("it no longer accepts", async || !accepts().await).await;
     let_in(cluster, admin, true).await;
-    let seen = timeout(FOUND, woken_until(&mut socket, "late")).await.expect("in time");
+    let seen = soon(cluster, FOUND, "in time", woken_until(&mut socket, "late")).await;
     assert!(seen.iter().all(|table| table == "late"), "{seen:?}");
-    assert_eq!(timeout(FOUND, process.ended()).await.expect("in time").code(), Some(0));
+    assert_eq!(soon(cluster, FOUND, "in time", process.ended()).await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn pushes_of_a_replica_that_dies_as_it_answers_are_found_by_the_others() {
             }
         }
     };
-    timeout(FOUND, arrives).await.expect("in time");
+    soon(cluster, FOUND, "in time", arrives).await;
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn a_replica_that_was_frozen_catches_up() {
         woken_until(&mut socket, "last").await;
         assert_eq!(stream.until("29").await, ids);
     };
-    timeout(FOUND, arrives).await.expect("in time");
+    soon(cluster, FOUND, "in time", arrives).await;
 }
 
 /// Replicas that publish nothing: everything is left to the reconcilers.
@@ -275,7 +275,7 @@ async fn a_user_with_very_many_logs_is_told_what_nobody_published_and_others_are
                 seen.extend(woken(&mut of_all).await.1);
             }
         };
-        timeout(FOUND, arrives).await.expect("in time");
+        soon(cluster, FOUND, "in time", arrives).await;
         stay.extend([of_one, of_all, other]);
     }
 }
@@ -297,7 +297,7 @@ async fn pushes_that_name_very_many_tables_hold_nobody_up_while_nothing_can_be_p
         store(cluster, 0, &user, "phone", &records).await;
         let others = (0..20).map(|_| async {
             let other = cluster.user();
-            timeout(FOUND, store(cluster, 0, &other, "phone", &[("tasks", "a")])).await.expect("nobody waits")
+            soon(cluster, FOUND, "nobody waits", store(cluster, 0, &other, "phone", &[("tasks", "a")])).await
         });
         futures_util::future::join_all(others).await;
     }
@@ -311,5 +311,5 @@ async fn pushes_that_name_very_many_tables_hold_nobody_up_while_nothing_can_be_p
             seen.extend(woken(&mut socket).await.1);
         }
     };
-    timeout(FOUND, arrives).await.expect("what was too much to send is looked up");
+    soon(cluster, FOUND, "what was too much to send is looked up", arrives).await;
 }

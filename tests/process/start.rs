@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 const EXE: &str = env!("CARGO_BIN_EXE_mana-sync");
 /// Maximum time from the network's return until a starting replica serves.
-const BACK: Duration = Duration::from_secs(10);
+const BACK: Duration = Duration::from_secs(30);
 
 /// A replica with its log.
 struct Started {

@@ -138,7 +138,7 @@ async fn load(cluster: &Cluster, user: &User) {
     let mut raw = Raw::websocket(cluster.url(0), "/ws", 1 << 20).await;
     raw.send(TEXT, json!({ "type": "auth", "token": format!("{}x", user.token) }).to_string().as_bytes()).await;
     raw.until_closed().await;
-    let mut expiring = socket(cluster, 0, &short_lived(cluster, user, 3), None, None).await;
+    let mut expiring = socket(cluster, 0, &short_lived(cluster, user, 5), None, None).await;
     assert_eq!(woken(&mut expiring).await.1, ["tasks"]);
     let told = expiring.next(TIMEOUT).await.unwrap();
     assert!(matches!(told, WakeMessage::Error { .. }), "{told:?}");
@@ -150,7 +150,7 @@ async fn logs_tell_no_token_no_user_and_no_value_whatever_is_sent_and_whatever_f
     let mut postgres = mana_dev::TemporaryPostgres::start(Path::new(".dev"), vec![]).await.unwrap();
     let settings = [
         ("RUST_LOG", "info"),
-        ("DATABASE_ACQUIRE_TIMEOUT_MS", "300"),
+        ("DATABASE_ACQUIRE_TIMEOUT_MS", "3000"),
         ("BILLING_CACHE_MS", "1"),
         ("BILLING_RETRY_MS", "1"),
         // This machine may not allow more files to be open.

@@ -54,7 +54,9 @@ pub struct LimitedReplica {
 
 impl LimitedReplica {
     pub async fn start(settings: &[(&str, &str)]) -> LimitedReplica {
-        let settings = [&SETTINGS[..], settings].concat();
+        // In the short form, other suites share the processors: a statement may take several times as long.
+        let limits = if is_long() { &AS_IN_PRODUCTION[..] } else { &[("DATABASE_STATEMENT_TIMEOUT_MS", "60000")] };
+        let settings = [limits, &SETTINGS, settings].concat();
         let cluster = Cluster::start_with(1, &settings).await;
         let pid = cluster.nodes[0].process.pid();
         // Bounds private writable memory, beyond which allocations fail and the process ends. That includes addresses

@@ -10,7 +10,7 @@ const SLOWER: u32 = 2;
 /// Noise in times of a few milliseconds.
 const NOISE: Duration = Duration::from_millis(15);
 /// Maximum time of anything on a busy machine.
-const BUSY: Duration = Duration::from_secs(10);
+const BUSY: Duration = Duration::from_secs(30);
 /// Maximum time of 99 in 100 of others' pushes while clients do all that they can to leave them no turn, and its maximum
 /// as a multiple of what they take otherwise, on a busy machine.
 const TURNS: Duration = Duration::from_secs(1);

@@ -27,7 +27,7 @@ async fn push_meanwhile(cluster: &Cluster, users: &[User], rounds: usize, round_
             let begun = Instant::now();
             let (status, answer) = cluster.push(user, "todo", body(&format!("{round_name}-{round}"))).await;
             assert_eq!(status, 200, "{answer}");
-            assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+            assert_soon(cluster, SOON, "it waits for no lock", begun.elapsed()).await;
         }
     };
     join_all(users.iter().map(of_one)).await;
@@ -126,7 +126,7 @@ async fn locked_logs_of_several_users_keep_no_retry_no_large_push_and_no_delete_
                 let begun = Instant::now();
                 let (status, answer) = cluster.push(user, "todo", body).await;
                 assert_eq!(status, 200, "{answer}");
-                assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+                assert_soon(&cluster, SOON, "it waits for no lock", begun.elapsed()).await;
             }
             at_once = at_once.max(waiting_for_locks(&cluster).await);
         }
@@ -178,7 +178,7 @@ async fn a_push_to_a_locked_log_holds_no_connection_and_is_told_so_when_its_time
         };
         let (((status, answer), took), (looks, waits)) = join(pushing, looking).await;
         assert_eq!((status.as_u16(), answer["error"].as_str()), (503, Some("busy")), "{answer}");
-        assert!(took < Duration::from_millis(8_000), "{took:?}");
+        assert_soon(&cluster, Duration::from_secs(8), "a refusal", took).await;
         assert!(waits * 2 < looks, "a connection waited for a lock in {waits} of {looks} looks");
     }
     transaction.rollback().await.unwrap();
@@ -268,7 +268,7 @@ async fn many_waiting_pushes_of_one_user_cost_another_no_more_than_a_turn() {
 
 #[tokio::test]
 async fn what_is_not_begun_in_time_leaves_at_once_and_gives_its_memory_back() {
-    let cluster = Cluster::start_with(1, &[("QUEUE_TIMEOUT_MS", "300")]).await;
+    let cluster = Cluster::start_with(1, &[("QUEUE_TIMEOUT_MS", "2000")]).await;
     let user = cluster.user();
     cluster.pushed(&user, "todo", body("first")).await;
     let mut holder = PgConnection::connect(&cluster.database_url).await.unwrap();

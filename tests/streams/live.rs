@@ -50,14 +50,15 @@ async fn an_event_without_changes_is_to_the_byte_what_clients_parse_by_hand() {
 #[tokio::test]
 async fn a_quiet_stream_has_heartbeats_in_time() {
     let (cluster, user) = (cluster().await, cluster().await.user());
-    let mut stream = Events::open(stream_of(cluster, 0, &user, "")).await;
     let started = Instant::now();
+    let mut stream = Events::open(stream_of(cluster, 0, &user, "")).await;
     for _ in 0..3 {
         let event = stream.next().await.unwrap();
         assert_eq!((event.id, event.event.as_str(), event.data.as_str()), (None, "heartbeat", "{}"));
     }
     let took = started.elapsed();
-    assert!(took >= HEARTBEAT * 2 && took < HEARTBEAT * 3 + Duration::from_secs(5), "{took:?}");
+    assert!(took >= HEARTBEAT * 2, "{took:?}");
+    assert_soon(cluster, HEARTBEAT * 3 + Duration::from_secs(5), "three heartbeats", took).await;
     assert_eq!(stream.text, "event: heartbeat\ndata: {}\n\n".repeat(3));
 }
 
@@ -225,7 +226,7 @@ async fn what_a_device_stores_while_it_streams_is_not_echoed_though_its_stream_b
 #[tokio::test]
 async fn a_stream_ends_when_its_token_expires() {
     let (cluster, user) = (cluster().await, cluster().await.user());
-    let before = short_lived(cluster, &user, 1);
+    let before = short_lived(cluster, &user, 4);
     let mut stream = Events::open(stream_of(cluster, 0, &before, "collections=tasks")).await;
     store(cluster, 1, &user, "phone", &[("tasks", "1")]).await;
     assert_eq!(stream.until("1").await, ["1"]);

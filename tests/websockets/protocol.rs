@@ -233,8 +233,8 @@ async fn no_users_pushes_ever_wake_another() {
 async fn a_fresh_token_of_the_same_user_extends_the_session() {
     let (cluster, user) = (shared().await, shared().await.user());
     // Before the token is made: a second may begin in between.
-    let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 2;
-    let short = short_lived(cluster, &user, 1);
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 5;
+    let short = short_lived(cluster, &user, 4);
     let mut extended = socket(cluster, 0, &short, None, None).await;
     let mut witness = socket(cluster, 0, &short, None, None).await;
     extended.authenticate(&user.token, None).await.unwrap();
@@ -251,7 +251,7 @@ async fn a_fresh_token_of_the_same_user_extends_the_session() {
 async fn a_fresh_token_may_also_shorten_the_session() {
     let (cluster, user) = (shared().await, shared().await.user());
     let mut socket = socket(cluster, 0, &user, None, None).await;
-    socket.authenticate(&short_lived(cluster, &user, 1).token, None).await.unwrap();
+    socket.authenticate(&short_lived(cluster, &user, 4).token, None).await.unwrap();
     assert_eq!(socket.next(TIMEOUT).await.unwrap(), WakeMessage::AuthOk);
     expect_error(&mut socket, "token_expired").await;
     assert_eq!(closed(&mut socket).await, Some(1008));
