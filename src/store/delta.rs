@@ -28,8 +28,8 @@ const LOOKED_AT_IN_TABLES: i64 = 5_000;
 /// until then.
 const READ_UNASKED: usize = 1 << 20;
 
-/// A page of more bytes takes the database so long that few are read at the same time: 5 ms, and as much as 20 ms for
-/// each further MiB.
+/// Few pages of more bytes are read at the same time: their statements take 2 to 5 ms of a processor of the database, and
+/// 3 to 9 ms for each further MiB (docs/adr/0045-what-takes-long-runs-in-turns.md).
 const LONG: i64 = 512 << 10;
 
 /// Finds a log with this position that was erased, which is remembered for an hour.
