@@ -93,7 +93,8 @@ pub struct Config {
     #[arg(long, env, hide_env_values = true, default_value = "", hide_default_value = true, value_parser = postgres_urls)]
     pub database_worker_urls: PostgresUrls,
 
-    /// How long a request waits for a pool connection before it is answered 503, in milliseconds.
+    /// How long a request waits for a pool connection, or for its turn among reads that take the database long, before it
+    /// is answered 503, in milliseconds.
     #[arg(long, env, default_value = "3000", value_parser = millis)]
     pub database_acquire_timeout_ms: Duration,
 

@@ -104,7 +104,7 @@ impl<'a> Parts<'a> {
             push_budget: PushBudget::new(config, &metrics),
             sessions: Arc::new(self.sessions(&unread)),
             unread,
-            large_answers: Turns::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
+            large: Turns::new(2 * std::thread::available_parallelism().map_or(1, usize::from)),
             limits: self.limits.clone(),
             polls: Polls::new(self.hub.clone(), held, clock.clone(), closing),
             read_ahead: ReadAhead::default(),

@@ -133,7 +133,7 @@ pub(super) async fn json(
     };
     let held = timeout(state.config.queue_timeout_ms, holding).await.ok().flatten();
     let held = held.ok_or_else(|| refused(state, "unread_bytes"))?;
-    Ok(response(text, held, &state.large_answers))
+    Ok(response(text, held, &state.large))
 }
 
 /// Held until an answer has been taken: its memory, or its place. [`hold_until_taken`] moves it into the body.

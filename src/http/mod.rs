@@ -66,8 +66,8 @@ pub struct Services {
     pub push_budget: PushBudget,
     /// Memory of answers and streams that clients have not read yet.
     pub unread: MemoryBudget,
-    /// The turns in which large answers are compressed and written.
-    pub large_answers: Turns,
+    /// The turns of large work: answers that are compressed and written, and requests with long queries.
+    pub large: Turns,
     /// Limits per user.
     pub limits: UserLimits,
     /// Slows down readers that poll without a pause.
