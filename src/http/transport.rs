@@ -76,7 +76,7 @@ impl Transport {
     fn poll_room(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<()>> {
         if self.reserving.is_none() {
             let mut state = self.connection.meter().state();
-            state.note_room(room);
+            state.note_room(room.min(self.limits.head));
             let lacks = match state.lacks(self.limits.head, self.limits.message) {
                 Ok(lacks) => lacks,
                 Err(error) => {
