@@ -33,11 +33,21 @@ pub enum Warning {
     /// PROXY_PROTOCOL without TRUSTED_PROXIES.
     #[error("PROXY_PROTOCOL is true and TRUSTED_PROXIES is empty: the PROXY protocol is expected from no address")]
     NoProxies,
+    /// MAX_USER_BYTES_PER_DAY is less than a body may have.
+    #[error(
+        "MAX_USER_BYTES_PER_DAY is less than a body may have, 10 MiB: larger pushes are only accepted from users who have used nothing of it"
+    )]
+    SmallDay,
+    /// MAX_USER_BYTES_STORED is less than a body may have.
+    #[error("MAX_USER_BYTES_STORED is less than a body may have, 10 MiB: larger pushes are never accepted")]
+    SmallStorage,
 }
 
 /// The placeholders for secrets in the examples of deploy/ and k8s/.
 const EXAMPLE_KEY: &str = "change-me";
 const EXAMPLE_ADMIN_TOKEN: &str = "change-me-change-me";
+/// Maximum size of a push's body in bytes.
+const LARGEST_BODY: u64 = 10 << 20;
 
 impl Config {
     /// Returns the warnings to log at the start, each once.
@@ -55,9 +65,16 @@ impl Config {
             (is_open && !admin.admin_host.is_loopback(), Warning::ExposedAdmin),
             (!is_open && !admin.public_metrics, Warning::NoMetrics),
             (limits.proxy_protocol && limits.trusted_proxies.iter().flatten().next().is_none(), Warning::NoProxies),
+            (is_below_a_body(limits.max_user_bytes_per_day), Warning::SmallDay),
+            (is_below_a_body(limits.max_user_bytes_stored), Warning::SmallStorage),
         ];
         found.into_iter().filter(|(applies, _)| *applies).map(|(_, warning)| warning).collect()
     }
+}
+
+/// Returns true for a limit in bytes that one push may exceed. 0 is no limit.
+fn is_below_a_body(bytes: u64) -> bool {
+    (1..LARGEST_BODY).contains(&bytes)
 }
 
 /// Returns true if requests to this URL can be read in transit.
@@ -108,6 +125,11 @@ mod tests {
         let (protocol, proxies) = ("--proxy-protocol=true", "--trusted-proxies=10.0.0.0/8");
         assert_eq!(warnings(&[fine[0], fine[1], protocol, "--trusted-proxies="]), [NoProxies]);
         assert_eq!(warnings(&[fine[0], fine[1], protocol, proxies]), []);
+        for (setting, warning) in [("--max-user-bytes-per-day", SmallDay), ("--max-user-bytes-stored", SmallStorage)] {
+            for (bytes, expected) in [(0, &[][..]), (1, &[warning]), ((10 << 20) - 1, &[warning]), (10 << 20, &[])] {
+                assert_eq!(warnings(&[fine[0], fine[1], &format!("{setting}={bytes}")]), expected, "{setting} {bytes}");
+            }
+        }
         for (url, plain) in [
             ("http://127.0.0.1:1/", false),
             ("http://127.9.9.9:1/", false),

@@ -16,6 +16,11 @@ const BUFFERED: usize = 2;
 /// Bytes up to which a head leaves only a small buffer behind. HTTP doubles its buffer until a head fits, and keeps it for
 /// as long as 8 KiB of it are unused, whatever it is used for later.
 const LEAVES_NO_BUFFER: usize = 16 << 10;
+/// Initial size of HTTP's buffer in bytes.
+const HTTP_BUFFER: usize = 8 << 10;
+/// Maximum bytes read at once. HTTP doubles its buffer when a read fills it, and a connection that is idle keeps it; what it
+/// holds beyond the request that is being answered is not counted. So no read fills it.
+pub(super) const READ_AT_ONCE: usize = HTTP_BUFFER - 1;
 /// Bytes that frame headers and the start of the next message may add to a message's count.
 const MESSAGE_SLACK: usize = 4 << 10;
 
@@ -66,6 +71,10 @@ pub(super) struct State {
     pub(super) grown: usize,
     /// Bytes read for the head of the request that is being answered, with what came along.
     head: usize,
+    /// True if HTTP's buffer has grown.
+    has_grown: bool,
+    /// True once it is known who sent the request that is being answered.
+    is_identified: bool,
     /// True if there was nothing to read since the last request began.
     pub(super) has_paused: bool,
 }
@@ -99,6 +108,8 @@ impl Meter {
             overrun: None,
             grown: 0,
             head: 0,
+            has_grown: false,
+            is_identified: false,
             has_paused: true,
         }))
     }
@@ -133,30 +144,37 @@ impl Meter {
         budget: impl FnOnce() -> UserBudget,
         limit: Duration,
     ) -> std::result::Result<(), Overrun> {
-        let Some(bytes) = self.state().reservation.as_ref().map(Reservation::bytes) else { return Ok(()) };
+        let bytes = {
+            let mut state = self.state();
+            state.is_identified = true;
+            state.reservation.as_ref().map(Reservation::bytes)
+        };
+        let Some(bytes) = bytes else { return Ok(()) };
         let reserved = timeout(limit, budget().reserve(bytes)).await.ok().flatten().ok_or(Overrun::NoMemory)?;
         self.state().reservation = Some(reserved);
         Ok(())
     }
 
-    /// Marks the request as answered: the next bytes are another head. Returns true if its head was so long that the
-    /// connection keeps a large buffer, which stays reserved.
-    pub(super) fn end_request(&self) -> bool {
+    /// Marks the request as answered: the next bytes are another head. Returns true if the connection should end: because it
+    /// keeps a large buffer, which stays reserved; or because its client sent so much, without a token or to be refused, that
+    /// the connection keeps more than one that is idle, which is not counted.
+    pub(super) fn end_request(&self, is_refused: bool) -> bool {
         let mut state = self.state();
         // A connection that became a WebSocket stays one.
         if state.stage != Stage::Unmetered || state.overrun.is_some() {
             return false;
         }
         state.stage = Stage::Head;
-        state.unfinished = 0;
-        let is_long = state.head > LEAVES_NO_BUFFER;
-        if is_long {
-            state.grown = state.reserved();
+        let bytes = state.head + std::mem::take(&mut state.unfinished);
+        if state.head > LEAVES_NO_BUFFER {
+            state.grown = state.grown.max(state.reserved());
         }
         if state.grown == 0 {
             state.reservation = None;
         }
-        is_long
+        let is_identified = std::mem::take(&mut state.is_identified);
+        let is_free_of_cost = is_refused || !is_identified;
+        state.grown > 0 || is_free_of_cost && (bytes > READ_AT_ONCE || state.has_grown)
     }
 
     /// Marks the connection as a WebSocket, which has another buffer.
@@ -211,6 +229,17 @@ impl State {
     fn finish(&mut self) {
         self.unfinished = 0;
         self.reservation = None;
+    }
+
+    /// Notes how many bytes HTTP's buffer has room for. It grows with requests that come right behind one another, too, even
+    /// if none of them is long.
+    pub(super) fn note_room(&mut self, room: usize) {
+        if !self.stage.is_of_messages() {
+            self.has_grown |= room > HTTP_BUFFER;
+            if room > LEAVES_NO_BUFFER {
+                self.grown = self.grown.max(room.next_power_of_two());
+            }
+        }
     }
 
     fn reserved(&self) -> usize {

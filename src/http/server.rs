@@ -19,7 +19,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
 use axum::Router;
-use axum::http::{HeaderName, HeaderValue, Method, Request};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -222,13 +222,15 @@ impl Server {
                         }
                         Err(error) => Ok(headers::protect(error.into_response())),
                     };
-                    if is_preflight || matches!(&answered, Ok(answer) if answer.status().is_client_error()) {
+                    let status = answered.as_ref().map_or(StatusCode::OK, Response::status);
+                    if is_preflight || status.is_client_error() {
                         // Otherwise many connections that only wait for such answers would have one in each turn. Here
                         // rather than before, so that whoever is not refused does not wait.
                         turns.next().await;
                     }
-                    // Its client had to send much in order to make it keep a large buffer; a new one costs less.
-                    if connection.meter().end_request() { answered.map(headers::close) } else { answered }
+                    let is_refused = status.is_client_error() || status.is_server_error();
+                    // Its client had to send much in order to make it keep that; a new connection costs less.
+                    if connection.meter().end_request(is_refused) { answered.map(headers::close) } else { answered }
                 })
             });
             let serving = http1::Builder::new()

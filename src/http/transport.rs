@@ -12,7 +12,7 @@
 //! socket, or what was read from there along with the request before them.
 
 use super::connection::Connection;
-use super::meter::{Overrun, Stage};
+use super::meter::{Overrun, READ_AT_ONCE, Stage};
 use crate::budget::Reservation;
 use bytes::Bytes;
 use std::io::{Error, ErrorKind, Result};
@@ -28,10 +28,6 @@ use tokio_io_timeout::TimeoutStream;
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\ncontent-length: 76\r\n\r\n\
     {\"error\":\"busy\",\"message\":\"the server has no room at the moment; try again\"}";
-
-/// Maximum bytes read at once. HTTP doubles its buffer of 8 KiB when a read fills it, and a connection that is idle keeps
-/// it; what it holds beyond the request that is being answered is not counted. So no read fills it.
-const READ_AT_ONCE: u64 = (8 << 10) - 1;
 
 /// Bytes of messages after which a connection with more to read lets other tasks run first: about 40 of the shortest
 /// frames. Others wait for their turn for as much work of each connection that never pauses.
@@ -76,10 +72,11 @@ impl Transport {
         &self.connection
     }
 
-    /// Waits until there is memory to read more.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    /// Waits until there is memory to read more. `room`: bytes that the reader's buffer has room for.
+    fn poll_room(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<()>> {
         if self.reserving.is_none() {
             let mut state = self.connection.meter().state();
+            state.note_room(room.min(self.limits.head));
             let lacks = match state.lacks(self.limits.head, self.limits.message) {
                 Ok(lacks) => lacks,
                 Err(error) => {
@@ -115,7 +112,7 @@ impl Transport {
     /// Reads what is next, from memory or the socket.
     fn poll_next(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         let Some(ahead) = &mut self.ahead else {
-            return Pin::new(&mut (&mut self.stream).take(READ_AT_ONCE)).poll_read(cx, buf);
+            return Pin::new(&mut (&mut self.stream).take(READ_AT_ONCE as u64)).poll_read(cx, buf);
         };
         buf.put_slice(&ahead.split_to(ahead.len().min(buf.remaining())));
         if ahead.is_empty() {
@@ -133,7 +130,7 @@ impl AsyncRead for Transport {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        ready!(this.poll_room(cx))?;
+        ready!(this.poll_room(cx, buf.remaining()))?;
         let before = buf.filled().len();
         let read = this.poll_next(cx, buf);
         let mut state = this.connection.meter().state();

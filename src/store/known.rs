@@ -7,7 +7,7 @@
 use super::batch::{BatchInsert, Entry, Placed, is_locked, is_unstamped_delete};
 use super::position::Stored;
 use super::{PAST_ALL, StoreError, citus, traced};
-use crate::db::{Micros, Sql};
+use crate::db::{DbError, Micros, Sql};
 use crate::limits::heavy::HeavyWork;
 use crate::protocol::identity::DeviceScope;
 use crate::protocol::push::{Adjusted, Op, Push};
@@ -164,6 +164,15 @@ fn read_known(rows: &[Row]) -> Result<HashMap<Uuid, KnownRow>, StoreError> {
     Ok(known)
 }
 
+/// The indexes that a row can be refused by because another session has just stored it.
+const KEYS: [&str; 2] = ["sync_changes_pkey", "sync_heads_pkey"];
+
+/// Returns true if a row is stored already. While its index is rebuilt (`reindex concurrently`) the error may name another
+/// one, whose name begins with the index's own.
+fn is_duplicate(error: &DbError) -> bool {
+    error.constraint().is_some_and(|name| KEYS.iter().any(|key| name.starts_with(key)))
+}
+
 /// Finds out which changes of a push are stored already.
 #[derive(Clone, Debug)]
 pub struct KnownChanges {
@@ -198,7 +207,7 @@ impl KnownChanges {
                 Ok(_) => {}
                 Err(error) if is_locked(&error) => return Ok(None),
                 // Another session has stored one of the rows since this statement's snapshot.
-                Err(error) if error.constraint() == Some("sync_changes_pkey") => {}
+                Err(error) if is_duplicate(&error) => {}
                 Err(error) if self.on_citus && citus::is_duplicate(&error) => {}
                 Err(error) => return Err(error.into()),
             }

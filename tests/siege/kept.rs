@@ -1,10 +1,11 @@
 //! Connections keep little of what was sent on them, and what they keep is counted.
 
 use crate::replica::{LimitedReplica, many};
-use crate::support::User;
 use crate::support::live::{CLOSE, Raw, TEXT};
+use crate::support::{TIMEOUT, User};
 use futures_util::stream::{self, StreamExt};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::AsyncReadExt;
 
 /// What operators plan for a connection, and half as much again for the allocator (docs/operations.md).
 const PLANNED: u64 = 17 << 10;
@@ -39,6 +40,26 @@ async fn ask(replica: &LimitedReplica, requests: &[u8]) -> Option<Raw> {
     raw.write(requests).await;
     // A 503 if there is no memory for it.
     raw.head().await.starts_with("HTTP/1.1 401 ").then_some(raw)
+}
+
+/// Heads of this length, right behind one another.
+fn heads(count: usize, length: usize) -> Vec<u8> {
+    [head_of(length), b"\r\n\r\n".to_vec()].concat().repeat(count)
+}
+
+/// Sends requests that are refused, and reads the answers to all of them, or as many as there are.
+async fn ask_all(replica: &LimitedReplica, requests: &[u8], count: usize) -> Option<Raw> {
+    let mut raw = Raw::connect(replica.url()).await;
+    // The replica may have ended the connection before all of it was sent.
+    let _ = raw.try_write(requests).await;
+    let mut answers = Vec::new();
+    while String::from_utf8_lossy(&answers).matches("HTTP/1.1 401 ").count() < count {
+        let reading = tokio::time::timeout(TIMEOUT, raw.tcp.read_buf(&mut answers)).await;
+        if reading.expect("the replica answers").unwrap_or(0) == 0 {
+            break;
+        }
+    }
+    answers.starts_with(b"HTTP/1.1 401 ").then_some(raw)
 }
 
 /// A stream whose head has this length.
@@ -97,6 +118,16 @@ async fn connections_keep_no_more_than_is_planned_or_counted() {
     ] {
         let replica = LimitedReplica::start(&[]).await;
         check(&replica, what, async || ask(&replica, requests).await).await;
+    }
+    // A buffer grows for what is left of the request before, too.
+    for (what, count, length) in [
+        ("three heads of 3.4 KB", 3, 3_400),
+        ("16 of them", 16, 3_400),
+        ("nine of 7 KB", 9, 7_000),
+        ("five of 12 KB", 5, 12_000),
+    ] {
+        let (replica, requests) = (LimitedReplica::start(&[]).await, heads(count, length));
+        check(&replica, what, async || ask_all(&replica, &requests, count).await).await;
     }
     let replica = LimitedReplica::start(&[]).await;
     let users: Vec<_> = (0..many(5_000, 1_000) / STREAMS_OF_A_USER).map(|_| replica.cluster.user()).collect();

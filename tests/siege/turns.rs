@@ -15,21 +15,25 @@ const AT: &str = "2024-01-01T10:00:00.000Z";
 /// How long an attack goes on.
 const LONG: Duration = Duration::from_millis(1_500);
 
-/// Sends these bytes again and again on a connection, and reads what is answered, until the attack ends or the replica
-/// closes the connection.
+/// Sends these bytes again and again, and reads what is answered, until the attack ends: on one connection after another, if
+/// the replica closes them.
 async fn without_pause(replica: &LimitedReplica, bytes: &[u8]) {
     let end = Instant::now() + LONG;
-    let Ok(stream) = TcpStream::connect(replica.url().trim_start_matches("http://")).await else { return };
-    let (mut read, mut write) = stream.into_split();
-    let reading = async { tokio::io::copy(&mut read, &mut tokio::io::sink()).await.map(drop) };
-    let writing = async {
-        while Instant::now() < end {
-            write.write_all(bytes).await?;
-        }
-        std::io::Result::Ok(())
+    let again = async || {
+        let stream = TcpStream::connect(replica.url().trim_start_matches("http://")).await?;
+        let (mut read, mut write) = stream.into_split();
+        let reading = async { tokio::io::copy(&mut read, &mut tokio::io::sink()).await.map(drop) };
+        let writing = async {
+            loop {
+                write.write_all(bytes).await?;
+            }
+        };
+        futures_util::future::try_join(reading, writing).await.map(|((), ())| ())
     };
-    // It ends with the connection, or with the attack.
-    let _ = timeout(LONG, futures_util::future::try_join(reading, writing)).await;
+    while Instant::now() < end {
+        // It ends with the connection, or with the attack.
+        let _: Result<std::io::Result<()>, _> = timeout(end.saturating_duration_since(Instant::now()), again()).await;
+    }
 }
 
 /// Requests that cost their client nothing: of somebody without an account, whose tokens are refused only after their

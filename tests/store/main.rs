@@ -18,6 +18,7 @@ mod page_bounds;
 mod plans;
 mod pull;
 mod read_ahead;
+mod reindexed;
 mod replay;
 mod rewind;
 mod row_level_security;

@@ -79,3 +79,43 @@ async fn only_answers_to_whoever_is_refused_wait_for_a_turn() {
         assert_eq!(client.read(&mut byte).await.unwrap(), 1);
     }
 }
+
+/// Sends requests right behind one another, and reads the answers until the server ends the connection, or for as long as it
+/// answers soon. Returns the number of answers, and whether the connection ended.
+async fn ask(address: SocketAddr, requests: &str) -> (usize, bool) {
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(requests.as_bytes()).await.unwrap();
+    let (mut read, count) = (Vec::new(), requests.matches("HTTP/1.1\r\n").count());
+    loop {
+        let answers = String::from_utf8_lossy(&read).matches("HTTP/1.1 ").count();
+        let says_so = String::from_utf8_lossy(&read).contains("connection: close");
+        if answers == count && !says_so {
+            return (answers, false);
+        }
+        if client.read_buf(&mut read).await.unwrap_or(0) == 0 {
+            return (answers, true);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_once_much_was_sent_on_it_to_be_refused_or_without_a_token() {
+    let refuse = axum::routing::post(async |_body: bytes::Bytes| StatusCode::UNAUTHORIZED);
+    let router = Router::new().route("/refused", refuse).route("/", get(async || ()));
+    let config = Config::with_defaults("postgres://localhost/none").unwrap();
+    let server = Server::new(&config, router, Shutdown::default(), Arc::new(Metrics::new()));
+    let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(server.accept(listener));
+    let post = |length: usize| {
+        format!("POST /refused HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{}", " ".repeat(length))
+    };
+    let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n", "x".repeat(3_400));
+    assert_eq!(ask(address, &post(4_000)).await, (1, false));
+    assert_eq!(ask(address, &post(20_000)).await, (1, true));
+    assert_eq!(ask(address, &long).await, (1, false));
+    // None of them is long, and the buffer grows for what is left of the one before.
+    let (answers, has_ended) = ask(address, &long.repeat(16)).await;
+    assert!(answers < 16 && has_ended, "{answers} answers");
+    assert_eq!(ask(address, &REQUEST.repeat(200)).await, (200, false), "short ones leave little behind");
+}
