@@ -8,6 +8,7 @@ mod away;
 mod cluster;
 mod cost;
 mod identity;
+mod impaired;
 mod moves;
 mod older;
 mod operators;

@@ -21,6 +21,7 @@ mod read_ahead;
 mod replay;
 mod rewind;
 mod row_level_security;
+mod schema_changes;
 mod settings;
 mod stalled_writes;
 mod statements;
