@@ -76,7 +76,16 @@ impl Buckets {
         if layout == Layout::ONE {
             let main = Store::open(config, size, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
             let stores = [main.clone()].into();
-            return Ok(Buckets { layout, stores, main, workers: [].into(), coordinator, heavy, trims, columns_complete_at });
+            return Ok(Buckets {
+                layout,
+                stores,
+                main,
+                workers: [].into(),
+                coordinator,
+                heavy,
+                trims,
+                columns_complete_at,
+            });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
         let open = |schema| {

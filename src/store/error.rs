@@ -88,7 +88,9 @@ impl From<DbError> for StoreError {
         let Some(code) = error.sqlstate() else {
             return match &error {
                 // A result that cannot be read.
-                DbError::Statement(_) if !error.is_disconnect() && !error.is_about_schema() => StoreError::Failed(error),
+                DbError::Statement(_) if !error.is_disconnect() && !error.is_about_schema() => {
+                    StoreError::Failed(error)
+                }
                 _ => StoreError::Unavailable(error.into()),
             };
         };

@@ -249,8 +249,11 @@ static MISSING_COLUMNS: Sql = Sql {
             select place.oid as place, prefix || of_table || '.' || name as what
             from place cross join ",
         columns!(),
-        " join pg_class c on c.relnamespace = place.oid and c.relname = of_table::name, unnest(names) as name
+        " left join pg_class c on c.relnamespace = place.oid and c.relname = of_table::name
+            cross join unnest(names) as name
             where not exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = name and not a.attisdropped)
+            union all
+            select 0::oid, 'all of sync_heads' where not exists (select from place)
         )
         select string_agg(what, ', ') from (select what from missing order by 1 limit 8) as first_ones
         where (select count(distinct place) from missing) >= greatest(cardinality($1), 1)"

@@ -9,6 +9,7 @@ mod cluster;
 mod cost;
 mod identity;
 mod impaired;
+mod killed;
 mod moves;
 mod older;
 mod operators;
