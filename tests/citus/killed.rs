@@ -14,6 +14,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// How many more statements than the one before each run may send; CRASH_STEP=1 for all.
 const STEP: i64 = 30;
+/// The same once there are all buckets.
+const LATE_STEP: i64 = 3;
 /// More statements than a distribution takes.
 const STATEMENTS: i64 = 2_000;
 
@@ -52,7 +54,7 @@ async fn after_any_of_its_statements_everything_is_there_once_and_it_goes_on() {
     assert_eq!(before.len(), 7 + 14 + 7 + 1, "{before:?}");
     let step = std::env::var("CRASH_STEP").map_or(STEP, |step| step.parse().unwrap());
     let (mut killed, mut spread, mut is_waiting) = (0, 0, false);
-    let mut statements = rand::random_range(1..=step);
+    let (mut statements, mut was_late) = (rand::random_range(1..=step), false);
     while statements < STATEMENTS {
         let cut = Cut::after(&url, statements).await;
         let (success, said) = run(cut.url(), &["distribute", "--buckets", &BUCKETS.to_string()]).await;
@@ -79,8 +81,13 @@ async fn after_any_of_its_statements_everything_is_there_once_and_it_goes_on() {
             killed += 1;
             spread += i64::from(done > 0);
             // Those with which logs are moved, and Citus distributes the buckets, are the last, and few.
-            let is_begun = "select count(*) from pg_class where relname = 'sync_heads_undistributed'";
-            statements += if number(&url, is_begun).await == 1 { 3.min(step) } else { step };
+            // What is done already is not done again, so it begins anew with few statements.
+            let is_late = number(&url, "select count(*) from pg_namespace where nspname = 'sync_b03'").await == 1;
+            statements = match (is_late, std::mem::replace(&mut was_late, is_late)) {
+                (true, false) => rand::random_range(1..=LATE_STEP),
+                (true, true) => statements + LATE_STEP.min(step),
+                (false, _) => statements + step,
+            };
             continue;
         }
         println!("{killed} were killed, {spread} of them while Citus distributed the buckets; {said}");

@@ -6,6 +6,8 @@ use crate::support::cut::Cut;
 
 /// How many more statements than the one before each run may send; CRASH_STEP=1 for all.
 const STEP: i64 = 40;
+/// The same once there are all buckets.
+const LATE_STEP: i64 = 5;
 /// More statements than a distribution takes.
 const STATEMENTS: i64 = 2_000;
 
@@ -54,7 +56,8 @@ async fn after_any_of_its_statements_everything_is_there_once_and_it_goes_on() {
     let step = std::env::var("CRASH_STEP").map_or(STEP, |step| step.parse().unwrap());
     let (mut killed, mut is_waiting) = (0, false);
     let steps = "select count(*) from sync_layout where is_moving";
-    for statements in (rand::random_range(1..=step)..STATEMENTS).step_by(step as usize) {
+    let (mut statements, mut was_late) = (rand::random_range(1..=step), false);
+    while statements < STATEMENTS {
         let cut = Cut::after(&url, statements).await;
         let done = run(cut.url(), &["distribute", "--buckets", "4"]).await;
         drop(cut);
@@ -70,6 +73,14 @@ async fn after_any_of_its_statements_everything_is_there_once_and_it_goes_on() {
         }
         if !done.status.success() {
             killed += 1;
+            // Those with which logs are moved are the last, and few.
+            // What is done already is not done again, so it begins anew with few statements.
+            let is_late = number(&url, "select count(*) from pg_namespace where nspname = 'sync_b03'").await == 1;
+            statements = match (is_late, std::mem::replace(&mut was_late, is_late)) {
+                (true, false) => rand::random_range(1..=LATE_STEP),
+                (true, true) => statements + LATE_STEP.min(step),
+                (false, _) => statements + step,
+            };
             continue;
         }
         println!("{killed} were killed; the last had {statements} statements");
