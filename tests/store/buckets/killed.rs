@@ -22,6 +22,12 @@ async fn contents(url: &str) -> Vec<String> {
     all
 }
 
+/// Starts a replica on this database. The cluster's own, which may be distributed from the start, is another one.
+async fn undistributed(url: &str) -> Cluster {
+    let settings = ["DATABASE_URL", "DATABASE_LISTEN_URL"].map(|name| (name.to_owned(), url.to_owned()));
+    Cluster::start_over_with(&create_database().await, 1, settings.into()).await
+}
+
 /// Pushes to a replica that waits for the end of the distribution.
 async fn push_in_vain(cluster: &Cluster) {
     for user in users_of_all(cluster) {
@@ -47,7 +53,7 @@ async fn after_any_of_its_statements_everything_is_there_once_and_it_goes_on() {
     sql(&url, fill).await;
     succeeded(&url, &["compact", "--compact-after-ms", "1"]).await;
     succeeded(&url, &["erase", "--user", "user-7", "--yes"]).await;
-    let mut cluster = Cluster::start_over(&url).await;
+    let mut cluster = undistributed(&url).await;
     cluster.nodes[0].process.kill().await;
     let before = contents(&url).await;
     for (table, rows) in [("sync_heads", 29), ("sync_changes", 87), ("sync_history", 58), ("sync_erased", 1)] {
