@@ -5,6 +5,7 @@ use crate::config::UrlError;
 use std::error::Error;
 use std::io;
 use tokio_postgres::error::Severity;
+use tokio_postgres::types::{WasNull, WrongType};
 
 /// The reason that there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +159,10 @@ impl DbError {
             (_, Some("42P01" | "3F000")) => "tables are missing: run `mana-sync migrate`".to_owned(),
             (DbError::Statement(error), Some("42501")) if is_about_files(error) => FILES.to_owned(),
             (_, Some("42501")) => "the role of DATABASE_URL lacks rights: deploy/grants.sql has them".to_owned(),
+            _ if self.is_about_schema() => {
+                let code = self.sqlstate().map(|code| format!(" (SQLSTATE {code})")).unwrap_or_default();
+                format!("the schema is not the one that this version knows{code}: was it changed while the replica runs?")
+            }
             (_, Some(code)) => format!("{self} (SQLSTATE {code})"),
             (_, None) => self.to_string(),
         }
@@ -196,6 +201,17 @@ impl DbError {
     /// Returns true if the server is a standby, or has become one.
     pub fn is_read_only(&self) -> bool {
         self.sqlstate() == Some("25006")
+    }
+
+    /// Returns true if the statement does not fit the schema, which must have changed since: a name is missing or means
+    /// something else, a new column wants a value, or a result has another type.
+    pub fn is_about_schema(&self) -> bool {
+        let DbError::Statement(error) = self else { return false };
+        match sqlstate(error) {
+            // Our statements are tested against the schema. Class 0A: Citus, which does not run them through its views.
+            Some(code) => code.starts_with("42") && code != "42501" || code.starts_with("0A") || code == "23502",
+            None => error.source().is_some_and(|cause| cause.is::<WrongType>() || cause.is::<WasNull>()),
+        }
     }
 
     /// Returns true if a statement must be prepared again: its tables have changed, or the server no longer knows it,

@@ -64,8 +64,8 @@ impl Health {
         Health { grace, listener_status, auth, draining, drained, well: Mutex::default() }
     }
 
-    /// Checks the database and the listener until told to stop, or until it turns out that the logs are not where this
-    /// replica looks for them.
+    /// Checks the database and the listener until told to stop, or until it turns out that this replica does not know
+    /// the schema any more.
     pub async fn watch(&self, store: Buckets, metrics: Arc<Metrics>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -113,7 +113,7 @@ impl Health {
 
     fn is_lost(&self) -> bool {
         let well = self.well.lock().unwrap_or_else(PoisonError::into_inner);
-        let unfit = well.unfit.as_ref().filter(|unfit| unfit.is_layout());
+        let unfit = well.unfit.as_ref().filter(|unfit| unfit.is_final());
         if let Some(unfit) = unfit {
             tracing::error!("{unfit}");
         }

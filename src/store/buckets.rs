@@ -2,7 +2,7 @@
 //! its own users.
 
 use super::citus::Placements;
-use super::fitness::{Doubt, Fitness, FitnessCheck};
+use super::fitness::{Doubt, Fitness, FitnessCheck, Unfit};
 use super::layout::Layout;
 use super::workers::{Admission, Worker, WorkerAddress};
 use super::{Bucket, Store, StoreError};
@@ -14,14 +14,18 @@ use crate::limits::reads::ReadShares;
 use crate::protocol::UserKey;
 use crate::telemetry::Metrics;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Minimum number of connections in a bucket's pool: a push stored alone must not hold up all others.
 const MIN_CONNECTIONS: usize = 2;
 /// Number of connections to the main schema of a distributed database.
 const MAIN_CONNECTIONS: usize = 1;
+
+/// How often the columns of the tables are checked. With many buckets it takes longer than the other checks.
+const COLUMNS_PERIOD: Duration = Duration::from_secs(5);
 
 /// Interval at which the coordinator is asked for the locations of the buckets.
 const PLACEMENTS_PERIOD: Duration = Duration::from_secs(2);
@@ -40,6 +44,8 @@ pub struct Buckets {
     heavy: HeavyWork,
     /// True if this replica trims, with the role whose rights are checked.
     trims: bool,
+    /// When the tables last had all columns.
+    columns_complete_at: Arc<Mutex<Option<Instant>>>,
 }
 
 /// What is known of the Citus cluster.
@@ -66,10 +72,20 @@ impl Buckets {
         let coordinator = Connector::new(&config.database.database_url, &name)?;
         // The rights of another role cannot be checked from here.
         let trims = !config.compaction.compact_after_ms.is_zero() && has_one_role(&config.database)?;
+        let columns_complete_at = Arc::default();
         if layout == Layout::ONE {
             let main = Store::open(config, size, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
             let stores = [main.clone()].into();
-            return Ok(Buckets { layout, stores, main, workers: [].into(), coordinator, heavy, trims });
+            return Ok(Buckets {
+                layout,
+                stores,
+                main,
+                workers: [].into(),
+                coordinator,
+                heavy,
+                trims,
+                columns_complete_at,
+            });
         }
         let each = (size / layout.count()).max(MIN_CONNECTIONS);
         let open = |schema| {
@@ -80,7 +96,7 @@ impl Buckets {
         let main =
             Store::open(config, MAIN_CONNECTIONS, Bucket::default(), heavy.clone(), metrics.clone(), clock.clone())?;
         let workers = Worker::all(config, layout)?;
-        Ok(Buckets { layout, stores, main, workers, coordinator, heavy, trims })
+        Ok(Buckets { layout, stores, main, workers, coordinator, heavy, trims, columns_complete_at })
     }
 
     /// Returns how users are distributed over the buckets.
@@ -122,7 +138,24 @@ impl Buckets {
             _ if !self.workers.is_empty() => self.main.max_connections(),
             _ => pools + self.main.max_connections(),
         };
-        FitnessCheck { pool: self.main.pool.clone() }.fitness(self.layout, needed, self.trims).await
+        let check = FitnessCheck { pool: self.main.pool.clone() };
+        let mut fitness = check.fitness(self.layout, needed, self.trims).await?;
+        if fitness.unfit.as_ref().is_none_or(Unfit::is_of_background) {
+            let missing = self.missing_columns(&check).await?;
+            fitness.unfit = missing.map(Unfit::Columns).or(fitness.unfit);
+        }
+        Ok(fitness)
+    }
+
+    /// Returns the missing columns. If there were none a moment ago, they are not looked up.
+    async fn missing_columns(&self, check: &FitnessCheck) -> Result<Option<String>, StoreError> {
+        let complete_at = || self.columns_complete_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if complete_at().is_some_and(|at| at.elapsed() < COLUMNS_PERIOD) {
+            return Ok(None);
+        }
+        let missing = check.missing_columns(self.layout).await?;
+        *complete_at() = missing.is_none().then(Instant::now);
+        Ok(missing)
     }
 
     /// Returns the defaults of the database with which it serves, but not as promised.

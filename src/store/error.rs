@@ -90,16 +90,20 @@ impl From<DbError> for StoreError {
     fn from(error: DbError) -> Self {
         let Some(code) = error.sqlstate() else {
             return match &error {
-                // A parameter that does not match the statement's type.
-                DbError::Statement(_) if !error.is_disconnect() => StoreError::Failed(error),
+                // A result that cannot be read.
+                DbError::Statement(_) if !error.is_disconnect() && !error.is_about_schema() => {
+                    StoreError::Failed(error)
+                }
                 _ => StoreError::Unavailable(error.into()),
             };
         };
         // SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
         match code {
-            // A standby, a former primary, or a database that was made read-only; tables that are missing or not
-            // accessible, which an operator may fix.
-            "25006" | "42501" | "42P01" | "3F000" => StoreError::Unavailable(error.into()),
+            // A standby, a former primary, or a database that was made read-only; tables that are not accessible, which an
+            // operator may fix.
+            "25006" | "42501" | "3F000" => StoreError::Unavailable(error.into()),
+            // The schema was changed while this replica runs: the replica has to be restarted, or the schema changed back.
+            _ if error.is_about_schema() => StoreError::Unavailable(error.into()),
             _ if error.is_disconnect() => StoreError::Unavailable(error.into()),
             _ => match code.get(..2) {
                 // No connection or none allowed, statements forgotten by a pooler, deadlock, out of resources, wrong

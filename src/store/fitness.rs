@@ -3,6 +3,7 @@
 
 use super::StoreError;
 use super::layout::{Layout, LayoutState};
+use super::schema::newest_known;
 use super::visibility::all_rows_are_open;
 use crate::db::{DbError, Pool, Sql};
 use tokio_postgres::types::Type;
@@ -55,6 +56,19 @@ pub enum Unfit {
     /// The two URLs lead to different databases.
     #[error("DATABASE_LISTEN_URL points to a different database than DATABASE_URL")]
     OtherDatabase,
+    /// The schema was migrated to one that this version does not know.
+    #[error(
+        "the schema is for replicas that know migration {needed}, but this one knows only {known}: start a newer version"
+    )]
+    TooNew {
+        /// The migration that replicas must know.
+        needed: i64,
+        /// The newest that this one knows.
+        known: i64,
+    },
+    /// The tables were changed by something else than a migration.
+    #[error("columns that this version needs are missing: {0}")]
+    Columns(String),
     /// The logs were distributed after this replica started.
     #[error("the logs are distributed over {now}, but this replica looks for them in {known}: restart it")]
     Layout {
@@ -80,6 +94,7 @@ impl Unfit {
                 | Unfit::TrimmingRights(_)
                 | Unfit::SchemaRights(_)
                 | Unfit::NoSchema
+                | Unfit::Columns(_)
                 | Unfit::OtherDatabase
         )
     }
@@ -89,9 +104,10 @@ impl Unfit {
         matches!(self, Unfit::TrimmingRights(_))
     }
 
-    /// Returns true if the replica looks for logs where they no longer are.
-    pub fn is_layout(&self) -> bool {
-        matches!(self, Unfit::Layout { .. } | Unfit::Moving)
+    /// Returns true if the replica does not know the schema, so that only another one can serve: it looks for logs where
+    /// they no longer are, or is too old.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Unfit::Layout { .. } | Unfit::Moving | Unfit::TooNew { .. })
     }
 }
 
@@ -213,6 +229,38 @@ macro_rules! restricted {
     };
 }
 
+/// The columns with which this version stores, reads and trims. Those that others have added do not matter.
+macro_rules! columns {
+    () => {
+        "(values ('sync_heads', '{log_id,user_key,user_id,app_id,head,previous,trimmed_to,trim_horizon,untrimmed_since,deleted_since,stored_changes,stored_bytes}'::name[]),
+                 ('sync_changes', '{id,log_id,user_id,app_id,client_id,table_name,record_id,op,data,field_timestamps,held,extra,size,created_at,rows_trimmed}'),
+                 ('sync_history', '{id,log_id,table_name,record_id,created_at,trimmed_at,client_id,op,data,field_timestamps,extra}'),
+                 ('sync_erased', '{log_id,head,erased_at}'))
+             as columns (of_table, names)"
+    };
+}
+
+/// The columns that are missing, or some of them. As with rights, every bucket has to lack some.
+static MISSING_COLUMNS: Sql = Sql {
+    text: concat!(
+        "with ",
+        places!(),
+        ", missing as (
+            select place.oid as place, prefix || of_table || '.' || name as what
+            from place cross join ",
+        columns!(),
+        " left join pg_class c on c.relnamespace = place.oid and c.relname = of_table::name
+            cross join unnest(names) as name
+            where not exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = name and not a.attisdropped)
+            union all
+            select 0::oid, 'all of sync_heads' where not exists (select from place)
+        )
+        select string_agg(what, ', ') from (select what from missing order by 1 limit 8) as first_ones
+        where (select count(distinct place) from missing) >= greatest(cardinality($1), 1)"
+    ),
+    types: &[Type::TEXT_ARRAY],
+};
+
 /// The missing rights for trimming, in any of the schemas.
 macro_rules! missing_trimming_rights {
     () => {
@@ -247,7 +295,9 @@ select pg_notification_queue_usage(), pg_is_in_recovery(), current_setting('tran
        (select on_citus from sync_layout where one), case when $2 then ",
         missing_trimming_rights!(),
         " end, ",
-        restricted!()
+        restricted!(),
+        ",
+       substring(obj_description(to_regclass('sync_heads'), 'pg_class') from 'replicas must know migration (\\d+)')::int8"
     ),
     types: &[Type::TEXT_ARRAY, Type::BOOL],
 };
@@ -264,7 +314,7 @@ select current_setting('synchronous_commit') = 'off',
 
 /// Returns the statements of this file, by name.
 pub(super) fn statements() -> Vec<(&'static str, &'static Sql)> {
-    vec![("fitness", &FITNESS), ("rights", &RIGHTS), ("doubts", &DOUBTS)]
+    vec![("fitness", &FITNESS), ("rights", &RIGHTS), ("missing columns", &MISSING_COLUMNS), ("doubts", &DOUBTS)]
 }
 
 /// Checks whether a database can serve.
@@ -294,10 +344,13 @@ impl FitnessCheck {
         let (rights, allowed): (Option<String>, Option<i32>) = (row.try_get(4)?, row.try_get(5)?);
         let needed = self.connections_needed(connections);
         let now = LayoutState::from_row(row.try_get(6)?, row.try_get(7)?, row.try_get(8)?);
+        let newest: Option<i64> = row.try_get(11)?;
         let unfit = if now.is_moving {
             Some(Unfit::Moving)
         } else if now.layout != known {
             Some(Unfit::Layout { now: now.layout, known })
+        } else if let Some(needed) = newest.filter(|needed| *needed > newest_known()) {
+            Some(Unfit::TooNew { needed, known: newest_known() })
         } else if encoding != "UTF8" {
             Some(Unfit::Encoding(encoding.to_owned()))
         } else if let Some(allowed) = allowed.filter(|allowed| needed.is_some_and(|needed| *allowed < needed)) {
@@ -330,6 +383,15 @@ impl FitnessCheck {
             (row.try_get(2)?, Doubt::LittleRoom),
         ];
         Ok(found.into_iter().filter(|(applies, _)| *applies).map(|(_, doubt)| doubt).collect())
+    }
+
+    /// Returns the columns that the tables of a layout lack, or some of them; `None` if they have all.
+    ///
+    /// # Errors
+    /// The database does not respond.
+    pub(super) async fn missing_columns(&self, layout: Layout) -> Result<Option<String>, StoreError> {
+        let rows = self.pool.query(&MISSING_COLUMNS, &[&layout.schemas()]).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?.flatten())
     }
 
     /// Returns the missing rights after a table could not be read; if none are missing, the error stands.

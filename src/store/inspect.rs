@@ -190,6 +190,9 @@ from (
     $command$)
 ) as w";
 
+/// A server that is frozen would not fail a query on a connection that exists, and one that is opened only after 30 s.
+const SHORT_WAITS: &str = "set citus.node_connection_timeout = '2s'; set citus.max_cached_conns_per_worker = 0";
+
 /// Returns a user's logs, the most recently changed first; their contents are not counted yet.
 pub async fn logs(client: &Client, user: UserKey) -> Result<Vec<StoredLog>, InspectError> {
     let (user, limit) = (user.0.to_string(), MAX_LOGS as i64);
@@ -278,6 +281,7 @@ pub async fn record(
 pub async fn state(client: &Client, layout: Layout) -> Result<DatabaseState, InspectError> {
     let mut state = state_of_server(client).await?;
     if layout.is_on_citus() {
+        client.batch_execute(SHORT_WAITS).await?;
         let rows = client.query_typed(STATE_OF_ALL, &[]).await?;
         let row = rows.first().ok_or(InspectError::UnknownChange)?;
         state.bytes = row.try_get(0)?;

@@ -258,7 +258,8 @@ async fn check_on(connection: &Session) -> Result<(), SchemaError> {
     Ok(())
 }
 
-fn newest_known() -> i64 {
+/// Returns the newest migration of this version.
+pub(super) fn newest_known() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 

@@ -8,6 +8,8 @@ mod away;
 mod cluster;
 mod cost;
 mod identity;
+mod impaired;
+mod killed;
 mod moves;
 mod older;
 mod operators;

@@ -12,33 +12,44 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// Pushes, or reads; `None` if the replica does not respond.
+/// Sends a request; `None` if the replica does not respond.
 async fn ask(request: reqwest::RequestBuilder) -> Option<(StatusCode, Value)> {
     let reply = request.timeout(TIMEOUT).send().await.ok()?;
     let status = reply.status();
     Some((status, reply.json().await.unwrap_or_default()))
 }
 
+/// Pushes, or reads, and returns the answer. `None` if there is none, or if the client is told to try again.
+async fn served(request: reqwest::RequestBuilder) -> Option<Value> {
+    let (status, answer) = ask(request).await?;
+    assert!(matches!(status, StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE), "{status}: {answer}");
+    Some(answer).filter(|_| status == StatusCode::OK)
+}
+
 /// Has every user push and read. Nothing may be acknowledged that is not stored where everybody looks, and no answer may
 /// be half of it. Returns true if anybody was served.
 async fn serves(cluster: &Cluster, users: &[User], id: &str) -> bool {
-    let mut is_served = false;
+    let mut is_any = false;
     for user in users {
         let path = format!("/sync/{APP}");
         let push = cluster.request(user, reqwest::Method::POST, &path).header("Content-Type", "application/json");
-        if let Some((StatusCode::OK, said)) = ask(push.body(one(id).to_string())).await {
+        if let Some(said) = served(push.body(one(id).to_string())).await {
             let stored =
                 format!("select count(*) from sync_b{:02}.sync_changes where record_id = '{id}'", bucket_of(user));
             assert_eq!(number(&cluster.database_url, stored).await, 1, "{said}");
-            is_served = true;
+            is_any = true;
         }
         let path = format!("/sync/{APP}/pull?collection=todos&since={BEGINNING}");
-        if let Some((StatusCode::OK, page)) = ask(cluster.request(user, reqwest::Method::GET, &path)).await {
+        if let Some(page) = served(cluster.request(user, reqwest::Method::GET, &path)).await {
             assert_eq!(ids(&page).len() as i64, cluster.stored(user).await, "{page}");
-            is_served = true;
+            is_any = true;
         }
+        let path = format!("/sync/{APP}/stream?collections=todos&since={BEGINNING}");
+        let stream = cluster.request(user, reqwest::Method::GET, &path).timeout(TIMEOUT).send().await;
+        let status = stream.as_ref().map(reqwest::Response::status);
+        assert!(matches!(status, Err(_) | Ok(StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE)), "{stream:?}");
     }
-    is_served
+    is_any
 }
 
 /// The last of what the replica reported, apart from reports that all is well.

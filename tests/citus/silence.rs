@@ -16,7 +16,7 @@ use std::time::Duration;
 const FROZEN: Duration = Duration::from_secs(7);
 
 /// Sends a signal to all processes of a server.
-fn signal(server: &Postgres, signal: Signal) {
+pub fn signal(server: &Postgres, signal: Signal) {
     let main = server.pid();
     let children = std::fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap();
     let all = [main].into_iter().chain(children.split_whitespace().map(|child| child.parse().unwrap()));

@@ -22,6 +22,7 @@ mod reindexed;
 mod replay;
 mod rewind;
 mod row_level_security;
+mod schema_changes;
 mod settings;
 mod stalled_writes;
 mod statements;

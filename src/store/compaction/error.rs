@@ -2,7 +2,6 @@
 
 use crate::protocol::merge::UnreadableChange;
 use crate::store::schema::SchemaError;
-use tokio_postgres::error::Severity;
 
 /// The reason that a log could not be trimmed, or a record not be read. Nothing is left half done.
 #[derive(Debug, thiserror::Error)]
@@ -28,15 +27,5 @@ impl CompactionError {
     /// Returns true if a stored change is at fault, rather than something temporary.
     pub(super) fn is_of_row(&self) -> bool {
         matches!(self, CompactionError::Unreadable(_) | CompactionError::UnknownOp(_))
-    }
-
-    /// Returns true if the server that was asked cannot reach another one, on Citus. Our connection to it survives.
-    pub(super) fn is_of_other_server(&self) -> bool {
-        match self {
-            CompactionError::Database(error) => error.as_db_error().is_some_and(|said| {
-                said.code().code().starts_with("08") && said.parsed_severity() == Some(Severity::Error)
-            }),
-            _ => false,
-        }
     }
 }

@@ -29,6 +29,14 @@ const ROUND: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// Interval between checks of the history's daily partitions.
 const DAYS_PERIOD: Duration = Duration::from_secs(600);
 
+/// The same on Citus after a failure: a day can be created only while all servers are there.
+const DAYS_PAUSE: Duration = Duration::from_secs(20);
+/// Time limit on Citus for a check, on the server: one that is away may just not answer.
+const DAYS_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time limit on Citus for the answer of a bucket that could not be checked before.
+const RETRY_LIMIT: Duration = Duration::from_secs(5);
+
 /// Time limit for a rollback.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// More days than there can be.
@@ -83,6 +91,8 @@ pub struct Compactor {
     pub(super) connection: Option<Session>,
     /// When each bucket's history partitions were last maintained.
     days_seen: Vec<Option<Instant>>,
+    /// On Citus: the end of the pause after a failure. No bucket's partitions can be maintained before.
+    days_paused: Option<Instant>,
     /// The last check of each bucket.
     looks: Vec<Look>,
     /// Returns the number of replicas that share the time for trimming.
@@ -132,6 +142,7 @@ impl Compactor {
             bucket: 0,
             connection: None,
             days_seen: vec![None; layout.count()],
+            days_paused: None,
             looks: vec![Look::default(); layout.count()],
             sharing: Box::new(|| 1),
             postponed: Postponed::default(),
@@ -230,8 +241,9 @@ impl Compactor {
         self.see_to_days().await?;
         let rules = self.rules();
         let postponed = self.postponed.logs(Instant::now());
+        let limit = self.look_limit();
         let connection = self.connection().await?;
-        let lag = timeout(PIECE_TIMEOUT, due::lag(connection, &rules)).await??;
+        let lag = timeout(limit, due::lag(connection, &rules)).await??;
         let mut due = timeout(PIECE_TIMEOUT, due::due(connection, &rules, &postponed)).await??;
         self.looks[self.bucket].note_lag(lag, Instant::now());
         // Several replicas see the same list, and start at different places.
@@ -248,6 +260,15 @@ impl Compactor {
         Ok(is_full)
     }
 
+    /// Returns how long a bucket may take to answer. On Citus its server may just not answer, and that of many buckets at
+    /// once; all others must not wait so long for each again and again.
+    fn look_limit(&self) -> Duration {
+        match self.layout.is_on_citus() && self.looks[self.bucket].pause.is_some() {
+            true => RETRY_LIMIT,
+            false => PIECE_TIMEOUT,
+        }
+    }
+
     pub(super) async fn connection(&mut self) -> Result<&Session, CompactionError> {
         let limit = self.metrics.is_some().then_some(PIECE_TIMEOUT);
         let connection = match self.connection.take() {
@@ -258,8 +279,7 @@ impl Compactor {
     }
 
     /// Creates the history partitions needed, and drops old ones if this is a replica, whose settings say how long to
-    /// keep them. A command only creates those it needs. On Citus a day can be created only while all servers are there;
-    /// until then the days that exist have to do.
+    /// keep them. A command only creates those it needs.
     pub(super) async fn see_to_days(&mut self) -> Result<(), CompactionError> {
         if self.days_seen[self.bucket].is_some_and(|seen| seen.elapsed() < DAYS_PERIOD) {
             return Ok(());
@@ -269,20 +289,39 @@ impl Compactor {
             (false, true) => ALL_DAYS,
             (false, false) => return Ok(()),
         };
-        let connection = self.connection().await?;
-        let maintained = timeout(PIECE_TIMEOUT, connection.execute("select sync_history_days($1)", &[&days])).await?;
-        match maintained.map_err(CompactionError::from) {
-            Err(error) if self.layout.is_on_citus() && error.is_of_other_server() => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(
-                    error,
-                    bucket = self.bucket,
-                    "a server is away: the history's daily partitions stay as they are"
-                );
-            }
-            maintained => drop(maintained?),
+        if self.layout.is_on_citus() {
+            return self.see_to_days_on_citus(days).await;
         }
+        let connection = self.connection().await?;
+        timeout(PIECE_TIMEOUT, connection.execute("select sync_history_days($1)", &[&days])).await??;
         self.days_seen[self.bucket] = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The same on Citus, where it changes what all servers know, and fails for every bucket while one of them is away. It
+    /// is tried again soon. Until then the days that exist have to do: they were created two weeks ahead.
+    async fn see_to_days_on_citus(&mut self, days: i32) -> Result<(), CompactionError> {
+        if self.days_paused.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        let connection = self.connection().await?;
+        let limit = DAYS_LIMIT.as_millis();
+        let statements =
+            format!("begin; set local statement_timeout = {limit}; select sync_history_days({days}); commit");
+        let maintained = timeout(DAYS_LIMIT * 2, connection.batch_execute(&statements)).await;
+        let error = match maintained.map_err(CompactionError::from) {
+            Ok(Ok(())) => {
+                self.days_seen[self.bucket] = Some(Instant::now());
+                self.days_paused = None;
+                return Ok(());
+            }
+            Ok(Err(error)) => error.into(),
+            Err(elapsed) => elapsed,
+        };
+        self.roll_back(&error).await;
+        self.days_paused = Some(Instant::now() + DAYS_PAUSE);
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, bucket = self.bucket, "the history's daily partitions stay as they are; trying again");
         Ok(())
     }
 

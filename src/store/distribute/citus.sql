@@ -256,6 +256,66 @@ begin
 end
 $$;
 
+-- As elsewhere, but two weeks ahead: a day can be made and dropped only while all servers are there. Two at a time, because
+-- a bucket cannot be moved meanwhile.
+create or replace function sync_history_days(keep int) returns void
+language plpgsql security definer as $$
+declare
+    ahead constant int := 14;
+    one_at_a_time int8 := hashtextextended('sync_history_days', 7472696);
+    today date := (clock_timestamp() at time zone 'UTC')::date;
+    made int := 0;
+    one date;
+    part record;
+    name text;
+    is_over boolean;
+begin
+    delete from sync_erased e where e.erased_at < now() - interval '1 hour';
+    if keep > 0 and 2 > (
+        select count(*) from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'sync_history'::regclass
+          and c.relname in ('sync_history_' || to_char(today, 'YYYYMMDD'), 'sync_history_' || to_char(today + 1, 'YYYYMMDD'))
+    ) then
+        perform pg_advisory_xact_lock(one_at_a_time);
+    elsif not pg_try_advisory_xact_lock(one_at_a_time) then
+        return;
+    end if;
+    if keep > 0 then
+        for one in select today + n from generate_series(0, ahead) as n loop
+            exit when made = 2;
+            name := 'sync_history_' || to_char(one, 'YYYYMMDD');
+            if not exists (
+                select from pg_inherits i join pg_class c on c.oid = i.inhrelid
+                where i.inhparent = 'sync_history'::regclass and c.relname = name
+            ) then
+                execute format('create table %I (like sync_history including defaults including constraints)', name);
+                execute format('alter table %I replica identity full', name);
+                execute format('alter table sync_history attach partition %I for values from (%L) to (%L)', name,
+                               one::timestamp at time zone 'UTC', (one + 1)::timestamp at time zone 'UTC');
+                made := made + 1;
+            end if;
+        end loop;
+    end if;
+    perform set_config('lock_timeout', '50ms', true);
+    for part in
+        select c.oid::regclass as partition, to_date(right(c.relname, 8), 'YYYYMMDD') as day, c.relreplident = 'f' as is_named
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'sync_history'::regclass and c.relname ~ '^sync_history_\d{8}$'
+        order by 2
+    loop
+        is_over := part.day <= today - keep - 1 or keep = 0;
+        if is_over or not part.is_named then
+            begin
+                execute format(case when is_over then 'drop table %s' else 'alter table %s replica identity full' end, part.partition);
+            exception when lock_not_available or deadlock_detected then
+                raise notice 'the day % of sync_history is in use, and is seen to later', part.day;
+                exit;
+            end;
+        end if;
+    end loop;
+end
+$$;
+
 -- As elsewhere, with one statement per table: a function that reads tables must not be called from where they are.
 create or replace function sync_usage_of(log uuid)
 returns table (user_id text, app_id text, changes bigint, bytes bigint, records bigint, garbage bigint,
@@ -309,7 +369,7 @@ begin
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = current_schema()::regnamespace
           and p.proname in ('sync_push_many', 'sync_store_program_row', 'sync_records', 'sync_usage', 'sync_usage_of',
-                            'sync_trim_rows')
+                            'sync_trim_rows', 'sync_history_days')
     loop
         execute format('alter function %s set search_path = %I, pg_temp', called, current_schema());
     end loop;

@@ -31,6 +31,19 @@ fn set_aside(table: &str) -> String {
 const FUNCTIONS: &str = include_str!("entrances.sql");
 /// Row-level security between users, for programs that use SQL; optional for operators.
 const WALL: &str = include_str!("../../../deploy/row_level_security.sql");
+/// On Citus, part of the views. Citus refuses most statements of replicas that do not know the buckets, because of how they
+/// plan them, with an error for which these answer 500. With this one, raised before Citus plans, they answer 503 until they
+/// are stopped. Declared immutable, so that it is called when a statement is planned; within a session it is.
+const REFUSAL: &str = "
+    create or replace function sync_refuse_replicas() returns boolean language plpgsql immutable parallel safe as $$
+    begin
+        if current_setting('application_name') like 'mana-sync %' then
+            raise exception using errcode = 'object_not_in_prerequisite_state',
+                message = 'the logs are distributed over buckets, and this replica looks for them elsewhere: restart it';
+        end if;
+        return true;
+    end
+    $$";
 /// The functions that differ if the buckets are on Citus.
 const FUNCTIONS_ON_CITUS: &str = include_str!("citus_entrances.sql");
 
@@ -89,6 +102,9 @@ async fn in_transaction(connection: &Client, work: impl Future<Output = Result<(
 }
 
 async fn make_all(connection: &Client, state: LayoutState) -> Result<(), Error> {
+    if state.layout.is_on_citus() {
+        connection.batch_execute(REFUSAL).await?;
+    }
     for table in TABLES {
         make_view(connection, table, state).await?;
     }
@@ -129,7 +145,11 @@ async fn make_view(connection: &Client, table: &str, state: LayoutState) -> Resu
     let mut parts = if state.is_moving { vec![own.clone()] } else { vec![] };
     parts.extend(state.layout.schemas().into_iter().map(|schema| format!("{schema}.{table}")));
     let parts: Vec<String> = parts.into_iter().map(|part| format!("select {columns} from {part}")).collect();
-    connection.batch_execute(&format!("create or replace view {table} as {}", parts.join(" union all "))).await?;
+    let mut all = parts.join(" union all ");
+    if state.layout.is_on_citus() {
+        all = format!("select {columns} from ({all}) as of_all where sync_refuse_replicas()");
+    }
+    connection.batch_execute(&format!("create or replace view {table} as {all}")).await?;
     // Later, the view has its own rights: what operators have revoked there must not come back.
     if is_new { copy_grants(connection, &own, table).await } else { Ok(()) }
 }

@@ -187,7 +187,7 @@ async fn what_is_not_ours_is_left_alone() {
         assert_eq!(number(&url, "select count(*) from sync_layout").await, 0, "nothing was begun");
         sql(&url, undo).await;
     }
-    for count in ["0", "1", "65"] {
+    for count in ["0", "1", "65", "65536", "-4", "4.0", ""] {
         failed(&url, &["distribute", "--buckets", count]).await;
     }
     assert_eq!(number(&url, "select count(*) from sync_layout").await, 0);
@@ -233,4 +233,42 @@ async fn a_schema_of_a_newer_version_is_not_distributed_by_this_one() {
     let said = failed(&url, &["distribute", "--buckets", "4"]).await;
     assert!(said.contains("start a newer version"), "{said}");
     assert_eq!(number(&url, "select count(*) from sync_layout").await, 0);
+}
+
+/// As by two operators, who may not even agree on the number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_that_are_started_at_once_one_distributes() {
+    for counts in [["4", "4", "4"], ["4", "8", "16"]] {
+        let url = create_database().await;
+        succeeded(&url, &["migrate"]).await;
+        let fill = "select sync_push('user-' || n, 'todo', 'p', '[{\"table\": \"t\", \"id\": \"a\", \"op\": \"insert\", \"data\": {}}]')
+                    from generate_series(1, 200) as n";
+        sql(&url, format!("begin; set local mana_sync.notify = off; {fill}; commit")).await;
+        let all = counts.map(|count| {
+            let url = url.clone();
+            async move { run(&url, &["distribute", "--buckets", count]).await }
+        });
+        let done = futures_util::future::join_all(all).await;
+        let distributed: Vec<&str> = counts
+            .into_iter()
+            .zip(&done)
+            .filter(|(_, done)| String::from_utf8_lossy(&done.stdout).contains("200 logs with 200 changes moved"))
+            .map(|(count, _)| count)
+            .collect();
+        let [distributed] = distributed[..] else { panic!("one of them distributes: {done:?}") };
+        for (count, done) in counts.into_iter().zip(&done) {
+            let said = String::from_utf8_lossy(if done.status.success() { &done.stdout } else { &done.stderr });
+            let is_known =
+                ["200 logs", "nothing to do", "another session is already distributing", "already, which cannot"]
+                    .iter()
+                    .any(|known| said.contains(known));
+            assert!(is_known && (done.status.success() || count != distributed || said.contains("another")), "{said}");
+        }
+        assert_eq!(
+            number(&url, "select buckets::int8 from sync_layout where not is_moving").await.to_string(),
+            distributed
+        );
+        assert_eq!(number(&url, "select count(*) from sync_changes").await, 200);
+        assert_eq!(number(&url, "select count(*) from sync_changes_undistributed").await, 0);
+    }
 }
