@@ -1,7 +1,7 @@
 //! Connections of the admin port's own, opened on demand and closed when idle: operators need them most when the pool
 //! is exhausted, and their queries hold up nobody else.
 
-use crate::db::{ConnectError, Connector, Session, make_orderly};
+use crate::db::{ConnectError, Connector, Session};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -119,8 +119,7 @@ impl LazyConnection {
     }
 
     async fn connect(&self) -> Result<Session, ConnectionError> {
-        let session = self.connector.open().await?;
-        make_orderly(&session).await?;
+        let session = self.connector.open_orderly().await?;
         session.batch_execute(LIMITS).await?;
         if !self.may_write {
             session.batch_execute(READ_ONLY).await?;

@@ -1,6 +1,7 @@
 //! Connecting to whichever of a URL's hosts is usable, with the TLS mode the URL asks for.
 
-use super::error::ConnectError;
+use super::error::{ConnectError, is_disconnect};
+use super::sql::make_orderly;
 use super::staggered::{self, Failed};
 use super::tls::{self, Attempt};
 use crate::config::{Endpoint, Host, PostgresUrl, Secret};
@@ -25,6 +26,9 @@ use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, config as p
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
+
+/// How many sessions are opened at most, if the server ends them before they can be used.
+const SESSIONS: usize = 10;
 
 /// Default timeout for connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -164,6 +168,23 @@ impl Connector {
             let _ = driver.await;
         });
         Ok(Session { client, driving: AbortOnDropHandle::new(driving) })
+    }
+
+    /// The same, with a session that is independent of all defaults ([`make_orderly`]). Whoever limits idle sessions to
+    /// milliseconds ends some of them before that on a busy machine; then the next one is tried.
+    ///
+    /// # Errors
+    /// As for [`Connector::connect`]; or the server refuses the settings, or ended every session.
+    pub async fn open_orderly(&self) -> Result<Session, ConnectError> {
+        let mut attempts = 1;
+        loop {
+            let session = self.open().await?;
+            match make_orderly(&session).await {
+                Ok(()) => return Ok(session),
+                Err(error) if is_disconnect(&error) && attempts < SESSIONS => attempts += 1,
+                Err(error) => return Err(ConnectError::Refused(error)),
+            }
+        }
     }
 
     async fn ask(&self, index: usize) -> Result<(usize, (Client, Driver)), ConnectError> {

@@ -243,7 +243,7 @@ fn advice_on(code: &str) -> Option<&'static str> {
     }
 }
 
-fn is_disconnect(error: &tokio_postgres::Error) -> bool {
+pub(super) fn is_disconnect(error: &tokio_postgres::Error) -> bool {
     let Some(db) = error.as_db_error() else {
         // A failure of the socket, or invalid data from it. A value that cannot be encoded or decoded is not a
         // disconnect.

@@ -169,8 +169,7 @@ impl Listener {
     }
 
     async fn is_listening(&self) -> Result<bool, ListenError> {
-        let session = self.connector.open().await?;
-        make_orderly(&session).await?;
+        let session = self.connector.open_orderly().await?;
         let asked = session.query_typed(IS_LISTENING, &[]).await;
         session.close().await;
         match asked {

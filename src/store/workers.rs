@@ -10,7 +10,7 @@
 use super::fitness;
 use super::schema::STEP_TIMEOUT;
 use crate::config::{Config, Host, PostgresUrl, Secret};
-use crate::db::{Admitted, ConnectError, Connector, IDENTITY, identity, make_orderly};
+use crate::db::{Admitted, ConnectError, Connector, IDENTITY, identity};
 use crate::store::layout::Layout;
 use std::fmt;
 use std::sync::Arc;
@@ -98,8 +98,7 @@ impl Worker {
 
     /// Returns the identity of the database that its URL leads to.
     async fn identity(&self) -> Result<Option<String>, AskError> {
-        let session = self.connector.open().await?;
-        make_orderly(&session).await?;
+        let session = self.connector.open_orderly().await?;
         let identity = identity(&session).await?;
         session.close().await;
         Ok(identity)
@@ -107,8 +106,7 @@ impl Worker {
 
     /// The same. Fails if the URL's role lacks rights to the buckets.
     async fn identity_if_fit(&self) -> Result<Option<String>, AskError> {
-        let session = self.connector.open().await?;
-        make_orderly(&session).await?;
+        let session = self.connector.open_orderly().await?;
         let identity = identity(&session).await?;
         let rights = session.query_typed(fitness::RIGHTS.text, &[(&&self.schemas[..], Type::TEXT_ARRAY)]).await?;
         session.close().await;

@@ -210,6 +210,15 @@ async fn time_limits_of_milliseconds() {
     .await;
 }
 
+/// The server ends many of their sessions before their first statement.
+#[tokio::test]
+async fn sessions_that_may_be_idle_for_a_millisecond() {
+    let url = &database_with(&["idle_session_timeout = 1"]).await;
+    for _ in 0..10 {
+        command(url, &["migrate"]).await;
+    }
+}
+
 #[tokio::test]
 async fn time_limits_of_milliseconds_while_several_migrate() {
     let url = &database_with(&["statement_timeout = 20", "lock_timeout = 2"]).await;

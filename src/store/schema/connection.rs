@@ -2,7 +2,7 @@
 
 use super::error::SchemaError;
 use crate::config::Secret;
-use crate::db::{Connector, Session, make_orderly};
+use crate::db::{Connector, Session};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -35,8 +35,7 @@ where c.oid = to_regclass('sync_heads') and n.nspname is distinct from current_s
 
 async fn connect_with(direct_url: &Secret, limit: Duration, name: &str) -> Result<Session, SchemaError> {
     let connector = Connector::new(direct_url, name)?;
-    let session = timeout(limit, connector.open()).await??;
-    timeout(limit, make_orderly(&session)).await??;
+    let session = timeout(limit, connector.open_orderly()).await??;
     timeout(limit, session.batch_execute(AT_HOME)).await??;
     Ok(session)
 }
