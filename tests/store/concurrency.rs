@@ -120,8 +120,9 @@ async fn read_by_stream(run: Arc<Run>, user: usize, reader: &'static str, events
                 if id.is_some() {
                     ids.append(&mut page);
                     last_id = id;
+                    // A part of a page is none: it may be sent again after each reconnection.
+                    progress = Instant::now();
                 }
-                progress = Instant::now();
             }
         }
     }
