@@ -28,7 +28,7 @@ use tokio_util::either::Either;
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many sessions are opened at most, if the server ends them before they can be used.
-const SESSIONS: usize = 10;
+const SESSIONS: usize = 100;
 
 /// Default timeout for connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -212,8 +212,8 @@ async fn time_limits_of_milliseconds() {
 
 /// The server ends many of their sessions before their first statement.
 #[tokio::test]
-async fn sessions_that_may_be_idle_for_a_millisecond() {
-    let url = &database_with(&["idle_session_timeout = 1"]).await;
+async fn sessions_that_may_be_idle_for_milliseconds() {
+    let url = &database_with(&["idle_session_timeout = 2"]).await;
     for _ in 0..10 {
         command(url, &["migrate"]).await;
     }
