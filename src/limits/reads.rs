@@ -229,7 +229,7 @@ mod tests {
         let mut first = shares.of(UserKey::of("alice")).wait(&lane).await;
         let mut second = shares.of(UserKey::of("bob")).wait(&lane).await;
         let long = first.for_long().await.unwrap();
-        let asked = std::time::Instant::now();
+        let asked = tokio::time::Instant::now();
         assert!(second.for_long().await.is_err());
         assert!(asked.elapsed() >= patience);
         drop(long);
