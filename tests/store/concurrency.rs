@@ -118,10 +118,12 @@ async fn read_by_stream(run: Arc<Run>, user: usize, reader: &'static str, events
             if let Ok(Some((id, delta))) = stream.next_delta(Duration::from_millis(300)).await {
                 page.extend(delta.changes.iter().map(|change| change.id.clone()));
                 if id.is_some() {
+                    // What has no changes, or is a part of a page, is no progress: it comes again after each reconnection.
+                    if !page.is_empty() {
+                        progress = Instant::now();
+                    }
                     ids.append(&mut page);
                     last_id = id;
-                    // A part of a page is none: it may be sent again after each reconnection.
-                    progress = Instant::now();
                 }
             }
         }
