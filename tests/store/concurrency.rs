@@ -15,6 +15,8 @@ const WRITERS: usize = 12;
 const WRITING: Duration = Duration::from_secs(5);
 /// A reader that receives nothing for this long, once nobody writes, has missed what it lacks.
 const STUCK: Duration = Duration::from_secs(20);
+/// One that receives the same again and again is not waited for longer than this.
+const LONGEST: Duration = Duration::from_secs(120);
 const APP: &str = "todo";
 const TABLES: [&str; 2] = ["tasks", "lists"];
 
@@ -28,15 +30,17 @@ struct Seen {
 struct Run {
     cluster: Cluster,
     users: Vec<User>,
-    /// The number of changes of each user, once nobody writes any more.
-    written: std::sync::OnceLock<Vec<usize>>,
+    /// The number of changes of each user, once nobody writes any more, and since when.
+    written: std::sync::OnceLock<(Vec<usize>, Instant)>,
     stop_writing: AtomicBool,
 }
 
 impl Run {
     /// True if a reader of this user is done: it has seen everything, or nothing arrives any more.
     fn is_over(&self, user: usize, seen: usize, last_progress: Instant) -> bool {
-        self.written.get().is_some_and(|written| seen >= written[user] || last_progress.elapsed() > STUCK)
+        self.written.get().is_some_and(|(written, since)| {
+            seen >= written[user] || last_progress.elapsed() > STUCK || since.elapsed() > LONGEST
+        })
     }
 }
 
@@ -189,7 +193,7 @@ async fn everybody_at_once(cluster: Cluster, writing: Duration) -> Result<Vec<us
         let (user, count) = writer.unwrap();
         written[user] += count;
     }
-    run.written.set(written.clone()).unwrap();
+    run.written.set((written.clone(), Instant::now())).unwrap();
     let mut found = Vec::new();
     while let Some(seen) = readers.join_next().await {
         let Seen { reader, user, mut ids } = seen.unwrap();
