@@ -1,7 +1,6 @@
 //! Connecting to whichever of a URL's hosts is usable, with the TLS mode the URL asks for.
 
-use super::error::{ConnectError, is_disconnect};
-use super::sql::make_orderly;
+use super::error::ConnectError;
 use super::staggered::{self, Failed};
 use super::tls::{self, Attempt};
 use crate::config::{Endpoint, Host, PostgresUrl, Secret};
@@ -25,10 +24,6 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, config as postgres};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::either::Either;
-use tokio_util::task::AbortOnDropHandle;
-
-/// How many sessions are opened at most, if the server ends them before they can be used.
-const SESSIONS: usize = 100;
 
 /// Default timeout for connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -36,8 +31,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle time before the kernel's first keepalive probe, and the time between probes.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
-/// Timeout for closing a connection.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The transport of a connection.
 type Stream = Either<TcpStream, UnixStream>;
@@ -155,36 +148,6 @@ impl Connector {
             tracing::warn!(host = index + 1, of = count, "now using this database host");
         }
         Ok(connection)
-    }
-
-    /// Opens a connection that is driven by its own task.
-    ///
-    /// # Errors
-    /// As for [`Connector::connect`].
-    pub async fn open(&self) -> Result<Session, ConnectError> {
-        let (client, driver) = self.connect().await?;
-        let driving = tokio::spawn(async move {
-            // Whatever ends the connection also fails the statement running on it.
-            let _ = driver.await;
-        });
-        Ok(Session { client, driving: AbortOnDropHandle::new(driving) })
-    }
-
-    /// The same, with a session that is independent of all defaults ([`make_orderly`]). Whoever limits idle sessions to
-    /// milliseconds ends some of them before that on a busy machine; then the next one is tried.
-    ///
-    /// # Errors
-    /// As for [`Connector::connect`]; or the server refuses the settings, or ended every session.
-    pub async fn open_orderly(&self) -> Result<Session, ConnectError> {
-        let mut attempts = 1;
-        loop {
-            let session = self.open().await?;
-            match make_orderly(&session).await {
-                Ok(()) => return Ok(session),
-                Err(error) if is_disconnect(&error) && attempts < SESSIONS => attempts += 1,
-                Err(error) => return Err(ConnectError::Refused(error)),
-            }
-        }
     }
 
     async fn ask(&self, index: usize) -> Result<(usize, (Client, Driver)), ConnectError> {
@@ -355,29 +318,6 @@ impl Connector {
 enum Place<'a> {
     Tcp(SocketAddr),
     Unix(&'a Path),
-}
-
-/// A connection for a single task. Closed on drop.
-pub struct Session {
-    client: Client,
-    driving: AbortOnDropHandle<()>,
-}
-
-impl std::ops::Deref for Session {
-    type Target = Client;
-
-    fn deref(&self) -> &Client {
-        &self.client
-    }
-}
-
-impl Session {
-    /// Closes it, and lets the server know.
-    pub async fn close(self) {
-        drop(self.client);
-        // Only the termination message is left to send.
-        let _ = timeout(CLOSE_TIMEOUT, self.driving).await;
-    }
 }
 
 /// Returns true if the session is writable.

@@ -8,6 +8,7 @@
 //! - `route`: several equivalent servers, one of which is preferred. [`identity`]: which of them a connection leads to.
 //! - `health`: what is known about idle connections. `stall`: finds out whether the database is still working on a
 //!   statement, or the network has dropped the connection.
+//! - [`Session`]: a connection of a task's own, outside the pool.
 //! - [`ShortestLately`]: what a statement takes while nothing else is going on.
 //! - [`error`]: what an error means for a request.
 
@@ -21,6 +22,7 @@ mod identity;
 mod manager;
 mod pool;
 mod route;
+mod session;
 mod shortest;
 mod sql;
 mod staggered;
@@ -29,10 +31,11 @@ mod tls;
 mod types;
 mod verify;
 
-pub use connect::{Connector, Driver, Resolver, Session};
+pub use connect::{Connector, Driver, Resolver};
 pub use error::{ConnectError, DbError};
 pub use identity::{Admitted, IDENTITY, identity};
 pub use pool::{Pool, PoolConfig, PoolStatus};
+pub use session::Session;
 pub use shortest::ShortestLately;
 pub use sql::{RowSink, Sql, make_orderly};
 pub use tls::TlsError;
