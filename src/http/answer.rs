@@ -62,6 +62,7 @@ pub(super) async fn read_page(
                 needs
             }
             Err(StoreError::NeedsMemory(bytes)) => BECOMES * bytes + LEAST,
+            Err(StoreError::ReadTimeout(_)) => return Err(refused(state, "reads")),
             Err(error) => return Err(error.into()),
         };
         // The page has been dropped by now: nobody holds a page while waiting for memory.
@@ -182,14 +183,18 @@ fn response(text: String, reservation: Option<Reservation>, turns: &Turns) -> Re
 /// So a page has turns where its parts are made and once more where they are taken: a compressor that has to wait for a
 /// part hands over what it has instead of giving its turn away. Where they are made, all large answers share the turns:
 /// others do not wait for a part of each.
-fn in_turns<T, F: Future<Output = ()>>(parts: impl Stream<Item = T>, turn: impl FnMut() -> F) -> impl Stream<Item = T> {
-    let parts = parts.enumerate();
-    stream::unfold((Box::pin(parts), turn), async |(mut parts, mut turn)| {
-        let (index, part) = parts.next().await?;
-        if index >= AT_ONCE {
-            turn().await;
+fn in_turns<T, F: Future<Output = ()>>(
+    parts: impl Stream<Item = T>,
+    mut turn: impl FnMut() -> F,
+) -> impl Stream<Item = T> {
+    parts.enumerate().then(move |(index, part)| {
+        let turn = (index >= AT_ONCE).then(&mut turn);
+        async move {
+            if let Some(turn) = turn {
+                turn.await;
+            }
+            part
         }
-        Some((part, (parts, turn)))
     })
 }
 

@@ -61,9 +61,9 @@ pub(crate) mod tests {
         turns
     }
 
-    #[tokio::test]
-    async fn others_have_their_turns_between_any_two_pieces() {
-        let (others, turns, done) = (count_turns(), Turns::default(), Mutex::new(Vec::new()));
+    /// Does fifty pieces of work; returns how many turns a task that is always ready had had before each.
+    async fn turns_before(turns: Turns) -> Vec<usize> {
+        let (others, done) = (count_turns(), Mutex::new(Vec::new()));
         let work = async || {
             for _ in 0..5 {
                 turns.next().await;
@@ -73,21 +73,18 @@ pub(crate) mod tests {
         join_all((0..10).map(|_| work())).await;
         let done = done.into_inner().unwrap();
         assert_eq!(done.len(), 50);
+        done
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turns_between_any_two_pieces() {
+        let done = turns_before(Turns::default()).await;
         assert!(done.is_sorted_by(|one, next| one < next), "{done:?}");
     }
 
     #[tokio::test]
     async fn so_many_pieces_at_most_are_done_between_two_turns_of_others() {
-        let (others, turns, done) = (count_turns(), Turns::new(3), Mutex::new(Vec::new()));
-        let work = async || {
-            for _ in 0..5 {
-                turns.next().await;
-                done.lock().unwrap().push(others.load(Ordering::Relaxed));
-            }
-        };
-        join_all((0..10).map(|_| work())).await;
-        let done = done.into_inner().unwrap();
-        assert_eq!(done.len(), 50);
+        let done = turns_before(Turns::new(3)).await;
         assert!(done.windows(4).all(|pieces| pieces[0] < pieces[3]), "{done:?}");
     }
 }
