@@ -1,6 +1,7 @@
 //! Settings that work but are unsuitable for production.
 
 use super::{Config, DEV_SERVICE_KEY, Secret};
+use crate::protocol::push::MAX_BODY;
 use url::{Host, Url};
 
 /// Settings that should be changed in production. The messages repeat no value.
@@ -46,8 +47,6 @@ pub enum Warning {
 /// The placeholders for secrets in the examples of deploy/ and k8s/.
 const EXAMPLE_KEY: &str = "change-me";
 const EXAMPLE_ADMIN_TOKEN: &str = "change-me-change-me";
-/// Maximum size of a push's body in bytes.
-const LARGEST_BODY: u64 = 10 << 20;
 
 impl Config {
     /// Returns the warnings to log at the start, each once.
@@ -74,7 +73,7 @@ impl Config {
 
 /// Returns true for a limit in bytes that one push may exceed. 0 is no limit.
 fn is_below_a_body(bytes: u64) -> bool {
-    (1..LARGEST_BODY).contains(&bytes)
+    (1..MAX_BODY as u64).contains(&bytes)
 }
 
 /// Returns true if requests to this URL can be read in transit.

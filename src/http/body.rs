@@ -8,6 +8,7 @@ use super::error::ApiError;
 use crate::budget::{MemoryBudget, Reservation, UserBudget};
 use crate::config::Config;
 use crate::protocol::UserKey;
+use crate::protocol::push::MAX_BODY;
 use crate::telemetry::Metrics;
 use axum::body::{Body, HttpBody};
 use axum::http::header::EXPECT;
@@ -19,8 +20,6 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-/// Maximum size of a body in bytes.
-const MAX_BODY: usize = 10 << 20;
 /// A body that is too large is read on, up to this many bytes, so that its client gets to read the answer
 const MAX_DISCARDED: usize = 64 << 20;
 /// and for this long.

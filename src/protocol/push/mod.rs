@@ -19,6 +19,8 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 use wire::{BodyReader, Changes, Text};
 
+/// Maximum size of a push's body in bytes.
+pub const MAX_BODY: usize = 10 << 20;
 /// Maximum length of a table name in bytes.
 pub const MAX_TABLE: usize = 255;
 /// Maximum length of a record id in bytes. Table and record are in an index, whose entries PostgreSQL limits to 2,704
