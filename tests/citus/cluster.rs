@@ -82,6 +82,17 @@ impl Citus {
         ports.into_iter().find(|other| *other != port).unwrap()
     }
 
+    /// The buckets of the worker with this port, and those of all others, which are some.
+    pub async fn buckets_at(&self, port: &str) -> (Vec<usize>, Vec<usize>) {
+        let (mut there, mut others) = (Vec::new(), Vec::new());
+        for bucket in 0..usize::from(BUCKETS) {
+            let list = if self.port_of(bucket).await == port { &mut there } else { &mut others };
+            list.push(bucket);
+        }
+        assert!(!others.is_empty(), "the other worker has buckets as well");
+        (there, others)
+    }
+
     /// The port of the worker that has a bucket.
     pub async fn port_of(&self, bucket: usize) -> String {
         port_of(&self.url, bucket).await

@@ -77,11 +77,7 @@ async fn costs_only_its_users(impairment: Impairment, straight: bool) {
     let all: Vec<usize> = (0..usize::from(BUCKETS)).collect();
     writers.each(&all, true).await;
     let port = citus.port_of(0).await;
-    let (mut gone, mut others) = (Vec::new(), Vec::new());
-    for bucket in all.iter().copied() {
-        let list = if citus.port_of(bucket).await == port { &mut gone } else { &mut others };
-        list.push(bucket);
-    }
+    let (gone, others) = citus.buckets_at(&port).await;
     let began = Instant::now();
     while began.elapsed() < BEFORE {
         writers.each(&all, true).await;

@@ -107,11 +107,7 @@ async fn a_worker_is_replaced_while_replicas_do_not_reach_the_coordinator() {
     let cluster = citus.replicas_at(&proxy.url(&citus.url), 2, &citus.worker_urls()).await;
     let users = users_of_all(&cluster, 2);
     let port = citus.port_of(0).await;
-    let (mut gone, mut others) = (Vec::new(), Vec::new());
-    for bucket in 0..usize::from(BUCKETS) {
-        let list = if citus.port_of(bucket).await == port { &mut gone } else { &mut others };
-        list.push(bucket);
-    }
+    let (gone, others) = citus.buckets_at(&port).await;
     let writers = Writers::start(&cluster, &users);
     for url in citus.worker_urls().split(' ') {
         eventually("it is used", async || connected(url).await > 0).await;

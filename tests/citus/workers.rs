@@ -27,12 +27,7 @@ async fn a_killed_worker_costs_its_users_503_and_nobody_else_anything(straight: 
     writers.each(&all, true).await;
 
     let port = citus.port_of(0).await;
-    let (mut gone, mut others) = (Vec::new(), Vec::new());
-    for bucket in all.iter().copied() {
-        let list = if citus.port_of(bucket).await == port { &mut gone } else { &mut others };
-        list.push(bucket);
-    }
-    assert!(!others.is_empty(), "the other worker has buckets as well");
+    let (gone, others) = citus.buckets_at(&port).await;
     citus::server_at(&mut citus.servers.workers, &port).unwrap().kill().await.unwrap();
     let killed = Instant::now();
     writers.each(&gone, false).await;
